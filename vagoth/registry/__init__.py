@@ -1,0 +1,1 @@
+"""Where nodes are kept: the contract (:mod:`vagoth.registry.base`) and its implementations."""
