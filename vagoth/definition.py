@@ -273,9 +273,7 @@ def assigned(definition: Any, path: str, value: Any) -> Any:
     return _assigned(definition, first, rest, value, path)
 
 
-def _assigned(
-    below: Any, part: str | int, rest: list[str | int], value: Any, path: str
-) -> dict[str, Any] | list[Any]:
+def _assigned(below: Any, part: str | int, rest: list[str | int], value: Any, path: str) -> Any:
     copy: Any
     if isinstance(part, int):
         copy = list(below or ())
@@ -294,14 +292,14 @@ def _assigned(
             return copy
     if not rest:
         copy[part] = value
-        return copy  # type: ignore[no-any-return]
+        return copy
     inner = copy[part] if isinstance(part, int) else copy.get(part)
     changed = _assigned(inner, rest[0], rest[1:], value, path)
     if value is None and not changed and not isinstance(part, int):
         copy.pop(part, None)
     else:
         copy[part] = changed
-    return copy  # type: ignore[no-any-return]
+    return copy
 
 
 # --- what a type says of its fields ---------------------------------------------------

@@ -288,5 +288,5 @@ class Driver(ABC):
         """Try each prerequisite of a host in order, with a cure for what fails. Never raises
         a HostError: it becomes the check that failed."""
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027 - most drivers share nothing
         """Let go of what sessions shared. Called once, after all sessions are closed."""
