@@ -141,6 +141,16 @@ class Registry(ABC):
             commit that then happens after all
         """
 
+    @abstractmethod
+    async def refresh(self) -> None:
+        """Catch up: the view then holds all that any process had committed before the call.
+
+        For decisions that are not made by a commit alone, such as those under a node lock,
+        whose last holder's commits may not have arrived by themselves yet.
+
+        :raises RegistryError: it could not be read
+        """
+
     def watch(self, since: str | None = None) -> Watch:
         """Every commit from now on, or from ``since`` (a position) on; subscribed at once.
 
