@@ -209,7 +209,7 @@ def _explained(
             prefix + field,
             value_at(definition, field),
             "a known field",
-            message=f"{prefix + field} is not a field of this definition",
+            message=f"{prefix + field} is not a known field",
             cure=f"did you mean {near}?" if near else f"there are: {', '.join(known)}",
         )
     if missing:

@@ -6,6 +6,7 @@ the old one. Times are seconds since the epoch, as :func:`time.time` gives them.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 from collections.abc import Iterator, Mapping
@@ -83,7 +84,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     ``revision`` is opaque and changes with each commit of the record; the registry sets it.
     ``claimed_at`` is when ``parent`` was claimed, ``former`` the hosts (by id) that carried
-    the node before, latest first. ``alarm`` stands beside the state (``duplicate``).
+    the node before, latest first. ``alarm`` stands beside the state (``duplicate``). ``applied``
+    is a digest of the definition that the host was last given; see :func:`digest`.
     """
 
     id: str
@@ -102,6 +104,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     metadata: Mapping[str, Any] = {}
     intent: Intent | None = None
     alarm: str | None = None
+    applied: str = ""
     created: float = 0.0
     updated: float = 0.0
     revision: str = ""
@@ -166,6 +169,12 @@ def new_id() -> str:
 def new_txid() -> str:
     """An id for a transaction: ten letters and digits."""
     return "".join(secrets.choice(_ID_ALPHABET) for _ in range(10))
+
+
+def digest(record: Record) -> str:
+    """What the host's idea of a node depends on, its name and definition, in a few letters."""
+    text = msgspec.json.encode([record.name, record.definition], order="deterministic")
+    return hashlib.sha256(text).hexdigest()[:16]
 
 
 def check_name(value: str, *, field: str = "name") -> str:

@@ -29,6 +29,10 @@ def natural(name: str) -> tuple[tuple[str, int, str], ...]:
     return tuple(("", int(part), part) if part.isdecimal() else (part, 0, "") for part in parts)
 
 
+def _life(record: Record) -> tuple[object, ...]:
+    return record.state, record.parent, record.intent
+
+
 class View:
     """All records, found by id, name and key, and selected through indexes."""
 
@@ -36,6 +40,8 @@ class View:
         self._records: dict[str, Record] = {}
         self._names: dict[str, str] = {}
         self._keys: dict[str, str] = {}
+        self._touched: dict[str, int] = {}
+        self.generation = 0
         self._indexes: dict[str, dict[str, set[str]]] = {
             "type": {},
             "state": {},
@@ -97,6 +103,14 @@ class View:
     def with_intent(self) -> list[Record]:
         """The records on which an action has begun and not ended."""
         return self._sorted(set().union(*self._indexes["intent"].values()))
+
+    def touched(self, node_id: str) -> int:
+        """The generation in which the record's state, parent or intent last changed.
+
+        ``generation`` only grows, whatever the clock does: what was seen on a host in one
+        generation is older than what was written in a later one.
+        """
+        return self._touched.get(node_id, 0)
 
     def names(self) -> Iterable[str]:
         """Every name, in no order."""
@@ -164,13 +178,20 @@ class View:
         old = self._records.pop(node_id, None)
         if old is not None:
             self._unindex(old)
-        if change.after is not None:
-            self._records[node_id] = change.after
-            self._index(change.after)
+        if change.after is None:
+            self._touched.pop(node_id, None)
+            return
+        self._records[node_id] = change.after
+        self._index(change.after)
+        if old is None or _life(old) != _life(change.after):
+            self.generation += 1
+            self._touched[node_id] = self.generation
 
     def load(self, records: Iterable[Record]) -> None:
         """Forget everything and hold these records. For registries only."""
         self._records = {record.id: record for record in records}
+        self.generation += 1
+        self._touched = dict.fromkeys(self._records, self.generation)
         self._names.clear()
         self._keys.clear()
         for index in self._indexes.values():

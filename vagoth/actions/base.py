@@ -1,0 +1,284 @@
+"""The action contract: planned from the view without I/O, then run as a job.
+
+An action on a node holds that node's lock while it runs. If it has more than one step it
+writes an intent first; found on a node whose lock is free, the intent says that its owner died
+half-way, and :mod:`vagoth.actions.recovery` finds out what is true.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
+
+from msgspec.structs import replace
+
+from vagoth.actions.observe import host_down
+from vagoth.allocator import Allocator
+from vagoth.drivers.base import GuestSpec, Host, Session
+from vagoth.drivers.sessions import Sessions
+from vagoth.errors import HostError, InvalidInput, OutcomeUnknown, StaleRevision, VagothError
+from vagoth.model import Holder, Intent, Put, Record, State
+from vagoth.registry.base import Registry
+from vagoth.scheduler import Job, Scheduler
+from vagoth.transaction import current, user_name
+from vagoth.view import View
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: How long a cancelled action waits for a call that was already sent to a host.
+LANDING_S = 5.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a plan, in words; ``host`` is the name of the host it touches, if any."""
+
+    text: str
+    host: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an action would do now: shown by ``--dry-run``.
+
+    ``changes`` holds each field of the record that would differ: before and after.
+    """
+
+    action: str
+    node: str
+    steps: tuple[Step, ...] = ()
+    changes: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The names of the hosts it would touch, in order."""
+        return tuple(dict.fromkeys(step.host for step in self.steps if step.host))
+
+
+@dataclass
+class Context:
+    """What actions run with: the cluster's parts, and the few things they all do.
+
+    ``looked_at`` gives when a host (by id) was last looked at in full, or 0.
+    """
+
+    registry: Registry
+    sessions: Sessions
+    scheduler: Scheduler
+    allocator: Allocator
+    looked_at: Callable[[str], float]
+    shutdown_grace_s: float = 120.0
+
+    @property
+    def view(self) -> View:
+        """The registry's view."""
+        return self.registry.view
+
+    def record(self, node_id: str) -> Record:
+        """The record as it is now. :raises NodeNotFound: it is gone."""
+        return self.view.get(node_id) or self.view.find(node_id)
+
+    @asynccontextmanager
+    async def session(self, host_id: str) -> AsyncIterator[Session]:
+        """The host's session, within the bound on jobs for one host.
+
+        A host that cannot be used is marked unreachable, and its error goes on.
+        """
+        host = hypervisor(self.record(host_id))
+        async with self.scheduler.slots([host_id]):
+            try:
+                yield await self.sessions.get(host)
+            except HostError as error:
+                await mark_down(self.registry, host_id, error)
+                raise
+
+    async def put(self, record: Record) -> Record:
+        """Commit a record that was changed from what the view holds; return it as committed.
+
+        For fields that only the holder of the node lock writes. Others may write other fields
+        meanwhile (a name, a tag), so the change is made anew on what they wrote.
+        """
+        base = self.record(record.id)
+        while True:
+            try:
+                await self.registry.commit([Put(record)], expect={record.id: base.revision})
+            except StaleRevision:
+                newest = self.record(record.id)
+                owned = {name: getattr(record, name) for name in _OWNED_BY_ACTIONS}
+                base, record = newest, replace(newest, **owned)
+            else:
+                return self.record(record.id)
+
+    async def intend(
+        self, record: Record, action: str, *, args: Mapping[str, str], **fields: Any
+    ) -> Record:
+        """Write down what is about to be done, and change ``fields`` in the same commit.
+
+        Unlike :meth:`put` this is where the action decides: it fails if anything changed.
+
+        :raises StaleRevision: the record is no longer what the decision was made on
+        """
+        intent = Intent(
+            action=action,
+            txid=tx.id if (tx := current()) else "",
+            since=time.time(),
+            owner=this_process(),
+            args=dict(args),
+        )
+        changed = replace(record, intent=intent, **fields)
+        await self.registry.commit([Put(changed)], expect={record.id: record.revision})
+        return self.record(record.id)
+
+
+_OWNED_BY_ACTIONS = ("state", "parent", "intent", "applied", "alarm")
+
+
+class Action(ABC):
+    """One verb on one node."""
+
+    verb: ClassVar[str]
+
+    def __init__(self, node_id: str) -> None:
+        self.node_id = node_id
+
+    @abstractmethod
+    def plan(self, view: View, allocator: Allocator) -> Plan:
+        """What would be done, from the view alone; pure.
+
+        :raises VagothError: it is refused, and nothing would be done
+        """
+
+    @abstractmethod
+    async def run(self, context: Context, job: Job) -> Any:
+        """Do it. Each step may be repeated safely."""
+
+
+def hypervisor(record: Record) -> Host:
+    """The record as a host for drivers.
+
+    :raises InvalidInput: the node is no hypervisor
+    """
+    if record.type != "hv" and "driver" not in record.definition:
+        raise InvalidInput(
+            "host", record.name, f"a hypervisor, and {record.name} is a {record.type}"
+        )
+    return Host(record.id, record.name, record.definition)
+
+
+def hypervisors(view: View) -> list[Record]:
+    """All hypervisors, by name."""
+    return view.select(type="hv")
+
+
+def guest_uuid(record: Record) -> str:
+    """The UUID by which hosts know the guest of a VM."""
+    for key in record.keys:
+        if key.startswith("uuid:"):
+            return key.removeprefix("uuid:")
+    raise InvalidInput("keys", list(record.keys), f"one that begins with uuid: for {record.name}")
+
+
+def guest_spec(record: Record) -> GuestSpec:
+    """The VM as a driver defines it."""
+    from vagoth.definition import VMDefinition, convert
+
+    return GuestSpec(
+        guest_uuid(record), record.name, record.id, convert(record.definition, VMDefinition)
+    )
+
+
+def this_process() -> Holder:
+    """This process, as holder of what it is about to do."""
+    tx = current()
+    return Holder(
+        process=os.getpid(),
+        machine=socket.gethostname(),
+        user=user_name(),
+        source=tx.source if tx else "",
+        txid=tx.id if tx else "",
+        since=time.time(),
+    )
+
+
+async def mark_down(registry: Registry, host_id: str, error: HostError) -> None:
+    """Mark a host unreachable, and its VMs' states unknown; they keep their claims."""
+    await commit_seen(registry, lambda: host_down(registry.view, host_id, error))
+
+
+async def commit_seen(registry: Registry, find: Callable[[], Iterable[Record]]) -> int:
+    """Commit what was seen on hosts: the records that ``find`` returns, from the newest view.
+
+    :param find: pure; called anew when somebody else wrote one of the records first
+    :return: how many records changed
+    """
+    for _ in range(20):
+        records = list(find())
+        if not records:
+            return 0
+        try:
+            for start in range(0, len(records), registry.max_changes):
+                part = records[start : start + registry.max_changes]
+                await registry.commit(
+                    [Put(record) for record in part],
+                    expect={record.id: record.revision for record in part},
+                )
+        except StaleRevision:
+            continue
+        return len(records)
+    log.warning("what was seen on hosts could not be written: others write too fast")
+    return 0
+
+
+async def landed(call: Awaitable[T]) -> T:
+    """Await a call to a host that, once sent, cannot be taken back.
+
+    Cancelled meanwhile, it is given a few seconds to end, so that its outcome is known.
+    """
+    task = asyncio.ensure_future(call)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if not task.done():
+            await asyncio.wait([task], timeout=LANDING_S)
+        if task.done() and not task.cancelled():
+            task.exception()
+        else:
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        raise
+
+
+async def together(
+    calls: Mapping[str, Awaitable[T]], *, within_s: float
+) -> dict[str, T | VagothError]:
+    """Await several calls at once; what has no answer within the time is OutcomeUnknown."""
+    tasks = {name: asyncio.ensure_future(call) for name, call in calls.items()}
+    if tasks:
+        try:
+            await asyncio.wait(tasks.values(), timeout=within_s)
+        finally:
+            for task in tasks.values():
+                task.cancel()
+    outcomes: dict[str, T | VagothError] = {}
+    for name, task in tasks.items():
+        try:
+            outcomes[name] = await task
+        except VagothError as error:
+            outcomes[name] = error
+        except asyncio.CancelledError:
+            outcomes[name] = OutcomeUnknown(f"no answer within {within_s:g} s")
+    return outcomes
+
+
+def settled_state(state: str) -> str:
+    """The state that a VM at rest was in when an action began on it."""
+    return State.STOPPED if state in (State.STARTING, State.STOPPING, State.MIGRATING) else state

@@ -1,0 +1,153 @@
+"""What was seen on hosts, as records: pure functions from a view and a look to changed records.
+
+One guest of a claimed VM gives the VM's state; where hosts contradict the registry, what can be
+told for certain is followed, and the rest is an alarm. Nodes on which an action is at work (an
+intent) are left alone: the action, or whoever finishes it, looks for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+from msgspec.structs import replace
+
+from vagoth.drivers.base import Guest, HostFacts, Power
+from vagoth.errors import HostError
+from vagoth.model import Record, State
+from vagoth.view import View
+
+DUPLICATE = "duplicate"
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one host had at one time: its guests, or the error.
+
+    ``generation`` is the view's when the look began: what was written in a later one is newer
+    than what was seen. ``time`` is when it ended, in epoch seconds.
+    """
+
+    host_id: str
+    generation: int
+    time: float
+    took_s: float
+    facts: HostFacts | None = None
+    guests: Mapping[str, Guest] | None = None
+    error: HostError | None = None
+
+
+def active(guest: Guest | None) -> bool:
+    """Whether the guest holds memory on its host: it runs, or is paused."""
+    return guest is not None and guest.power in (Power.RUNNING, Power.PAUSED)
+
+
+def vm_state(before: str, guest: Guest | None) -> str:
+    """The state of a placed VM, from what its host says; ``before`` is what it was."""
+    if guest is None:
+        return State.MISSING
+    if guest.power is Power.RUNNING:
+        return State.RUNNING
+    if guest.power is Power.PAUSED:
+        return State.PAUSED
+    if guest.power is Power.CRASHED:
+        return State.CRASHED
+    return before if before == State.DEFINED else State.STOPPED
+
+
+def host_up(view: View, look: Look) -> Iterable[Record]:
+    """The host's record, where the look shows it differently: up again, other facts."""
+    host = view.get(look.host_id)
+    if host is None or look.error is not None:
+        return
+    metadata = {key: value for key, value in host.metadata.items() if key != "problem"}
+    if look.facts is not None:
+        metadata["facts"] = msgspec.to_builtins(look.facts)
+    changed = replace(host, state=State.UP, metadata=metadata)
+    if changed != host:
+        yield changed
+
+
+def host_down(view: View, host_id: str, error: HostError) -> Iterable[Record]:
+    """The host as unreachable, and its VMs, whose states nobody can tell any more."""
+    host = view.get(host_id)
+    if host is None:
+        return
+    problem = error.problem
+    if host.state != State.UNREACHABLE or host.metadata.get("problem") != problem:
+        metadata = {**host.metadata, "problem": problem}
+        yield replace(host, state=State.UNREACHABLE, metadata=metadata)
+    for vm in view.select(type="vm", parent=host_id):
+        if vm.intent is None and vm.state != State.UNKNOWN:
+            yield replace(vm, state=State.UNKNOWN)
+
+
+def guests_seen(view: View, looks: Sequence[Look]) -> list[Record]:
+    """The VMs whose records differ from what these looks show.
+
+    A VM found active on a host that does not hold its claim is followed there if nobody held
+    the claim, or if the holder, in the same looks, does not have it active; if it is active on
+    both, or the holder did not answer, that is an alarm and nothing is mended.
+    """
+    answered = {look.host_id: look for look in looks if look.guests is not None}
+    where: dict[str, list[str]] = {}
+    for look in answered.values():
+        for uuid, guest in (look.guests or {}).items():
+            if active(guest):
+                where.setdefault(uuid, []).append(look.host_id)
+    concerned = {vm.id: vm for look in answered.values() for vm in view.select(parent=look.host_id)}
+    for uuid in where:
+        vm = view.by_key(f"uuid:{uuid}")
+        if vm is not None:
+            concerned[vm.id] = vm
+    changed = []
+    for vm in concerned.values():
+        after = _vm_seen(view, vm, answered, where)
+        if after is not None and after != vm:
+            changed.append(after)
+    return changed
+
+
+def _vm_seen(
+    view: View, vm: Record, answered: Mapping[str, Look], where: Mapping[str, list[str]]
+) -> Record | None:
+    uuid = next((key.removeprefix("uuid:") for key in vm.keys if key.startswith("uuid:")), None)
+    if vm.type != "vm" or uuid is None or vm.intent is not None:
+        return None
+    hosts = where.get(uuid, [])
+    home = answered.get(vm.parent) if vm.parent is not None else None
+    looks = [answered[host_id] for host_id in hosts] + ([home] if home else [])
+    if any(view.touched(vm.id) > look.generation for look in looks):
+        return None
+    elsewhere = [host_id for host_id in hosts if host_id != vm.parent]
+    if len(hosts) > 1 or (elsewhere and vm.parent is not None and home is None):
+        return _alarmed(vm, elsewhere)
+    if elsewhere:
+        guest = (answered[elsewhere[0]].guests or {})[uuid]
+        vm = replace(vm, parent=elsewhere[0], state=vm_state(vm.state, guest))
+    elif home is not None:
+        vm = replace(vm, state=vm_state(vm.state, (home.guests or {}).get(uuid)))
+    return _calmed(vm, answered)
+
+
+def _alarmed(vm: Record, elsewhere: list[str]) -> Record:
+    known = vm.metadata.get("duplicate_on", ())
+    hosts = sorted({*known, *elsewhere})
+    return replace(vm, alarm=DUPLICATE, metadata={**vm.metadata, "duplicate_on": hosts})
+
+
+def _calmed(vm: Record, answered: Mapping[str, Look]) -> Record:
+    # The alarm stands until every host that had the guest besides its parent was asked again.
+    suspects = [host_id for host_id in vm.metadata.get("duplicate_on", ()) if host_id != vm.parent]
+    if vm.alarm != DUPLICATE or not all(host_id in answered for host_id in suspects):
+        return vm
+    metadata = {key: value for key, value in vm.metadata.items() if key != "duplicate_on"}
+    return replace(vm, alarm=None, metadata=metadata)
+
+
+def strangers(view: View, look: Look) -> list[Guest]:
+    """The guests of a host that the registry does not know."""
+    return [
+        guest for uuid, guest in (look.guests or {}).items() if view.by_key(f"uuid:{uuid}") is None
+    ]
