@@ -109,21 +109,29 @@ class Scheduler:
         self._listeners: list[Callable[[Job], None]] = []
 
     def submit(
-        self, action: str, node_id: str, node: str, run: Callable[[Job], Awaitable[Any]]
+        self,
+        action: str,
+        node_id: str,
+        node: str,
+        run: Callable[[Job], Awaitable[Any]],
+        *,
+        in_order: bool = True,
     ) -> Job:
         """Have ``run`` called, once all earlier jobs of that node are over.
 
+        :param in_order: false for what need not wait, and nothing waits for
         The job shares the transaction in force, or opens one of its own.
         """
         outer = current()
         with transaction(reason="" if outer else f"{action} {node}") as tx:
             job = Job(action, node_id, node, tx.id)
-            before = self._last_of_node.get(node_id)
+            before = self._last_of_node.get(node_id) if in_order else None
             job._task = asyncio.create_task(
                 self._run(job, run, before), name=f"{action} {node} ({job.id})"
             )
         self._active[job.id] = job
-        self._last_of_node[node_id] = job._task
+        if in_order:
+            self._last_of_node[node_id] = job._task
         job._task.add_done_callback(lambda task: self._ended(job, task))
         return job
 

@@ -5,10 +5,13 @@ Nothing here knows of terminals or HTML; :mod:`vagoth.render` draws.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+
+from vagoth.model import Record, digest
+from vagoth.view import View
 
 
 class Look(StrEnum):
@@ -44,3 +47,94 @@ class Table:
     rows: Sequence[Sequence[Any]]
     records: Any = None
     notes: Sequence[str] = field(default_factory=tuple)
+
+
+def node_table(
+    records: Iterable[Record],
+    view: View,
+    *,
+    looked_at: Callable[[str], float] = lambda _host_id: 0.0,
+    title: str = "nodes",
+) -> Table:
+    """Nodes as a table: one row each, in the order given.
+
+    :param looked_at: when a host (by id) was last looked at; the age of what is shown of it
+    """
+    records = list(records)
+    columns = (
+        Column("name", "NAME", Look.NAME),
+        Column("type", "TYPE", weight=1),
+        Column("state", "STATE", Look.STATE),
+        Column("parent", "PARENT"),
+        Column("tenant", "TENANT", weight=4),
+        Column("tags", "TAGS", Look.LIST, weight=2),
+        Column("seen", "SEEN", Look.TIME, weight=3),
+    )
+    rows = [
+        (
+            record.name,
+            record.type,
+            shown_state(record),
+            view.name_of(record.parent),
+            record.tenant,
+            [f"{tag}={value}" if value else tag for tag, value in sorted(record.tags.items())],
+            looked_at(record.id if record.type == "hv" else record.parent or "") or None,
+        )
+        for record in records
+    ]
+    empty = [index for index in (4, 6) if all(row[index] is None for row in rows)]
+    kept = [index for index in range(len(columns)) if index not in empty]
+    return Table(
+        title,
+        tuple(columns[index] for index in kept),
+        [tuple(row[index] for index in kept) for row in rows],
+        records=[as_dict(record, view) for record in records],
+        notes=[f"{record.name}: {note}" for record in records for note in alarms(record, view)],
+    )
+
+
+def shown_state(record: Record) -> str:
+    """The state, its alarm, and whether an edit waits for the next start: ``running duplicate``."""
+    words = [record.state]
+    if record.alarm:
+        words.append(record.alarm)
+    if is_pending(record):
+        words.append("pending")
+    return " ".join(words)
+
+
+def is_pending(record: Record) -> bool:
+    """Whether the host has another definition of the node than the registry."""
+    return bool(record.parent and record.applied and record.applied != digest(record))
+
+
+def alarms(record: Record, view: View) -> Iterator[str]:
+    """What a person must know about the node, a sentence each."""
+    if record.alarm == "duplicate":
+        hosts = [view.name_of(id) or id for id in record.metadata.get("duplicate_on", ())]
+        home = view.name_of(record.parent) or "no host"
+        yield f"it was found running on {', '.join(hosts)}, and its claim is on {home}"
+    if record.type == "hv" and record.metadata.get("problem"):
+        yield str(record.metadata["problem"])
+    if record.intent is not None:
+        yield f"{record.intent.action} begun by {record.intent.owner}"
+
+
+def as_dict(record: Record, view: View) -> dict[str, Any]:
+    """A node as ``--json`` prints it: parent and links by name."""
+    return {
+        "id": record.id,
+        "name": record.name,
+        "type": record.type,
+        "tenant": record.tenant,
+        "state": record.state,
+        "parent": view.name_of(record.parent),
+        "tags": dict(record.tags),
+        "keys": list(record.keys),
+        "definition": record.definition,
+        "metadata": record.metadata,
+        "links": {
+            name: [view.name_of(target) for target in targets]
+            for name, targets in record.links.items()
+        },
+    }

@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from msgspec.structs import replace
 
@@ -32,6 +32,9 @@ from vagoth.transaction import current, user_name
 from vagoth.view import View
 
 log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from vagoth.actions.look import LastLooks
+
 T = TypeVar("T")
 
 #: How long a cancelled action waits for a call that was already sent to a host.
@@ -69,14 +72,15 @@ class Plan:
 class Context:
     """What actions run with: the cluster's parts, and the few things they all do.
 
-    ``looked_at`` gives when a host (by id) was last looked at in full, or 0.
+    ``looks`` remembers when each host was last looked at.
     """
 
     registry: Registry
     sessions: Sessions
     scheduler: Scheduler
     allocator: Allocator
-    looked_at: Callable[[str], float]
+    looks: LastLooks
+    connect_timeout_s: float = 10.0
     shutdown_grace_s: float = 120.0
 
     @property
@@ -103,19 +107,17 @@ class Context:
                 raise
 
     async def put(self, record: Record) -> Record:
-        """Commit a record that was changed from what the view holds; return it as committed.
+        """Commit a changed record; return it as committed.
 
-        For fields that only the holder of the node lock writes. Others may write other fields
-        meanwhile (a name, a tag), so the change is made anew on what they wrote.
+        For what the holder of the node lock writes. If others wrote other fields since the
+        record was read (a name, a tag), the change is made anew on what they wrote.
         """
-        base = self.record(record.id)
         while True:
             try:
-                await self.registry.commit([Put(record)], expect={record.id: base.revision})
+                await self.registry.commit([Put(record)], expect={record.id: record.revision})
             except StaleRevision:
-                newest = self.record(record.id)
                 owned = {name: getattr(record, name) for name in _OWNED_BY_ACTIONS}
-                base, record = newest, replace(newest, **owned)
+                record = replace(self.record(record.id), **owned)
             else:
                 return self.record(record.id)
 
@@ -147,6 +149,8 @@ class Action(ABC):
     """One verb on one node."""
 
     verb: ClassVar[str]
+    #: Whether it waits until earlier jobs of its node are over.
+    in_order: ClassVar[bool] = True
 
     def __init__(self, node_id: str) -> None:
         self.node_id = node_id

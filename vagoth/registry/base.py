@@ -18,7 +18,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Self
@@ -35,13 +35,26 @@ _UPDATE_TRIES = 50
 
 
 class Watch(AsyncIterator[Commit]):
-    """Commits in order, from the moment it was made on. Close it, or use ``async with``."""
+    """Commits in order, from the moment it was made on. Close it, or use ``async with``.
 
-    def __init__(self, closed: Callable[[Watch], None]) -> None:
+    ``past`` gives commits that came before that, after a position; an iteration reads them
+    as it goes.
+    """
+
+    def __init__(
+        self,
+        closed: Callable[[Watch], None],
+        *,
+        past: Callable[[str], Awaitable[Sequence[Commit]]] | None = None,
+        since: str = "",
+    ) -> None:
         self._waiting: deque[Commit] = deque()
         self._arrived = asyncio.Event()
         self._closed = closed
         self._end: BaseException | None = None
+        self._past = past
+        self._since = since
+        self._read: deque[Commit] = deque()
 
     def feed(self, commit: Commit) -> None:
         """Hand over one commit. For registries only."""
@@ -60,6 +73,16 @@ class Watch(AsyncIterator[Commit]):
         self._arrived.set()
 
     async def __anext__(self) -> Commit:
+        while self._past is not None and not self._read:
+            # Cancelled here, nothing is lost: it is read again from the same position.
+            commits = await self._past(self._since)
+            if commits:
+                self._since = commits[-1].position
+                self._read.extend(commits)
+            else:
+                self._past = None
+        if self._read:
+            return self._read.popleft()
         while not self._waiting:
             if self._end is not None:
                 raise self._end
@@ -90,6 +113,7 @@ class Registry(ABC):
     def __init__(self) -> None:
         self.view = View()
         self._watches: list[Watch] = []
+        self._listeners: list[Callable[[Commit], None]] = []
 
     @abstractmethod
     async def open(self) -> None:
@@ -157,17 +181,23 @@ class Registry(ABC):
         :raises WatchGap: what followed ``since`` is no longer kept, or the watcher fell behind;
             raised by the iteration
         """
-        watch = Watch(self._forget)
-        for commit in self._commits_after(since) if since is not None else ():
-            watch.feed(commit)
+        if since is None:
+            watch = Watch(self._forget)
+        else:
+            until = self.position  # what comes later is fed to the watch
+
+            async def past(position: str) -> Sequence[Commit]:
+                return await self._commits_after(position, until)
+
+            watch = Watch(self._forget, past=past, since=since)
         self._watches.append(watch)
         return watch
 
     @abstractmethod
-    def _commits_after(self, position: str) -> Sequence[Commit]:
-        """The commits after ``position`` up to where the view stands.
+    async def _commits_after(self, position: str, until: str) -> Sequence[Commit]:
+        """The first commits after ``position``, as many as are convenient; none after ``until``.
 
-        :raises WatchGap: they are not all kept
+        :raises WatchGap: they are not all kept, or ``position`` is not one of this registry
         """
 
     @abstractmethod
@@ -225,6 +255,11 @@ class Registry(ABC):
         """Make a commit true in the view, and hand it to everybody who watches."""
         for change in commit.changes:
             self.view.apply(change)
+        for listener in tuple(self._listeners):
+            try:
+                listener(commit)
+            except Exception:
+                log.exception("a listener failed on commit %s", commit.txid)
         for watch in tuple(self._watches):
             watch.feed(commit)
 

@@ -1,0 +1,128 @@
+"""Looking at hosts: one bulk call each, all at once, and what was seen in one commit."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from vagoth.actions.base import Context, commit_seen, hypervisor
+from vagoth.actions.observe import Look, guests_seen, host_down, host_up
+from vagoth.errors import HostError, HostUnreachable, VagothError
+from vagoth.model import Record, State
+from vagoth.view import View
+
+log = logging.getLogger(__name__)
+
+#: The file of last looks is written at most this often.
+SAVE_EVERY_S = 60.0
+
+
+async def look_at(context: Context, hosts: Sequence[Record]) -> list[Look]:
+    """Look at these hosts and write down what differs; a host in trouble stops no other.
+
+    :return: a look for each host, in order; its ``error`` says what was wrong
+    """
+    looks = await asyncio.gather(*(_look(context, host) for host in hosts))
+    for look in looks:
+        _report(context.view, look)
+    await commit_seen(context.registry, lambda: seen(context.view, looks))
+    context.looks.note(looks)
+    return looks
+
+
+def seen(view: View, looks: Sequence[Look]) -> Iterator[Record]:
+    """The records that differ from what these looks show: hosts first, then their VMs."""
+    for look in looks:
+        if look.error is None:
+            yield from host_up(view, look)
+        else:
+            yield from host_down(view, look.host_id, look.error)
+    yield from guests_seen(view, looks)
+
+
+async def _look(context: Context, record: Record) -> Look:
+    generation, begun = context.view.generation, time.monotonic()
+    patience_s = context.connect_timeout_s
+    facts = guests = error = None
+    try:
+        session = await context.sessions.get(hypervisor(record))
+        try:
+            async with asyncio.timeout(patience_s):
+                facts = await session.facts()
+                guests = {guest.uuid: guest for guest in await session.guests()}
+        except TimeoutError:
+            raise HostUnreachable(record.name, f"no answer within {patience_s:g} s") from None
+    except HostError as trouble:
+        error = trouble
+    except VagothError as trouble:
+        error = HostError(record.name, trouble.message, cure=trouble.cure)
+    took_s = time.monotonic() - begun
+    return Look(record.id, generation, time.time(), took_s, facts, guests, error)
+
+
+def _report(view: View, look: Look) -> None:
+    host = view.get(look.host_id)
+    if host is None:
+        return
+    if look.error is not None and host.state != State.UNREACHABLE:
+        log.warning("%s", look.error)
+    elif look.error is None and host.state == State.UNREACHABLE:
+        log.info("%s is back", host.name)
+
+
+class LastLooks:
+    """When each host was last looked at, kept beside the registry so that tables can tell.
+
+    It is no part of registry or history. What a crash loses of it is at most a minute.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._times: dict[str, float] = {}
+        self._loaded = False
+        self._unsaved = False
+        self._saved_at = 0.0
+
+    def of(self, host_id: str) -> float:
+        """When the host (by id) last answered in full, in epoch seconds; 0 if it never did."""
+        self._load()
+        return self._times.get(host_id, 0.0)
+
+    def note(self, looks: Iterable[Look]) -> None:
+        """Remember those that were answered."""
+        self._load()
+        for look in looks:
+            if look.error is None:
+                self._times[look.host_id] = look.time
+                self._unsaved = True
+        if self._unsaved and time.monotonic() - self._saved_at > SAVE_EVERY_S:
+            self.save()
+
+    def save(self) -> None:
+        """Write the file, if anything is new. A file that cannot be written is only logged."""
+        if not self._unsaved:
+            return
+        self._unsaved, self._saved_at = False, time.monotonic()
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            handle, beside = tempfile.mkstemp(dir=self._path.parent, prefix=self._path.name)
+            with os.fdopen(handle, "wb") as file:
+                file.write(msgspec.json.encode(self._times))
+            os.replace(beside, self._path)
+        except OSError as error:
+            log.info("the times of last looks are not kept: %s", error)
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        with suppress(OSError, msgspec.DecodeError):
+            self._times = msgspec.json.decode(self._path.read_bytes(), type=dict[str, float])

@@ -1,0 +1,178 @@
+"""What is true of a VM on which an action was begun and not finished: asked, then written down.
+
+The same code serves an action that failed in this process and one whose process died: what
+counts is what the hosts say, never what the action believed it had done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from vagoth.actions.base import Context, guest_uuid, settled_state, together
+from vagoth.actions.observe import DUPLICATE, active, vm_state
+from vagoth.drivers.base import Guest
+from vagoth.errors import OutcomeUnknown, VagothError
+from vagoth.model import Intent, Record, State
+
+log = logging.getLogger(__name__)
+
+#: How long hosts may take to say what is true.
+ANSWER_S = 15.0
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Where the guest belongs, by what the hosts say. ``leftover`` has it, off, and should not."""
+
+    parent: str | None
+    state: str
+    alarm: str | None = None
+    leftover: str | None = None
+
+
+def resolve(record: Record, intent: Intent, there: Mapping[str, Guest | None]) -> Truth:
+    """What becomes of a VM whose action ended half-way; pure.
+
+    What runs goes on running where it runs. A claim that the action made, of a guest that does
+    not run, is taken back, unless all that was wanted was to define it.
+
+    :param there: what each host that may have the guest said (by id)
+    """
+    args = intent.args
+    before = args.get("state", State.STOPPED)
+    running = [host_id for host_id, guest in there.items() if active(guest)]
+    present = [host_id for host_id, guest in there.items() if guest is not None]
+    if len(running) > 1:
+        return Truth(record.parent, State.RUNNING, alarm=DUPLICATE)
+    if running:
+        others = [host_id for host_id in present if host_id not in running]
+        state = vm_state(before, there[running[0]])
+        return Truth(running[0], state, leftover=others[0] if others else None)
+    if intent.action == "undefine" and not present:
+        return Truth(None, State.NEW)
+    if args.get("claimed"):
+        if intent.action == "define" and present:
+            return Truth(present[0], State.DEFINED)
+        return Truth(None, State.NEW, leftover=present[0] if present else None)
+    home = record.parent
+    if home not in present and present:
+        home = present[0]
+    guest = there.get(home) if home is not None else None
+    return Truth(home, vm_state(before, guest))
+
+
+async def settle(context: Context, node_id: str) -> Record:
+    """Ask the hosts what is true of the VM, finish or take back, and clear its intent.
+
+    The caller holds the node's lock.
+
+    :return: the record as it then is
+    :raises OutcomeUnknown: a host that may have it does not answer. The state is ``unknown``,
+        and the intent stays for whoever comes next
+    """
+    record = context.record(node_id)
+    intent = record.intent
+    if intent is None:
+        return record
+    args = intent.args
+    hosts = [record.parent, args.get("host"), args.get("target")]
+    asked = [id for id in dict.fromkeys(hosts) if id is not None and id in context.view]
+    there, silent = await _ask(context, record, asked)
+    if silent and not _told_enough(record, there):
+        await context.put(replace(record, state=State.UNKNOWN))
+        names = ", ".join(f"{context.view.name_of(id)} ({error})" for id, error in silent.items())
+        raise OutcomeUnknown(
+            f"whether {intent.action} {record.name} happened is not known: no answer from {names}",
+            cure=f"poll once it can be reached, or repeat {intent.action}",
+        )
+    truth = resolve(record, intent, there)
+    if truth.leftover is not None and truth.alarm is None:
+        truth = await _clear_away(context, record, intent, there, truth)
+    log.warning(
+        "%s: %s by %s was not finished: it is %s on %s",
+        record.name,
+        intent.action,
+        intent.owner,
+        truth.state,
+        context.view.name_of(truth.parent) or "no host",
+    )
+    metadata = dict(record.metadata)
+    if truth.alarm:
+        metadata["duplicate_on"] = sorted(host_id for host_id in asked if host_id != truth.parent)
+    return await context.put(
+        replace(
+            record,
+            parent=truth.parent,
+            state=truth.state,
+            alarm=truth.alarm,
+            metadata=metadata,
+            intent=None,
+            applied="" if truth.parent is None else record.applied,
+        )
+    )
+
+
+async def settle_despite_cancel(context: Context, node_id: str) -> Record:
+    """:func:`settle`, to its end, however often the caller is cancelled meanwhile."""
+    task = asyncio.ensure_future(settle(context, node_id))
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            # Bounded by ANSWER_S. The cancellation that began this is raised by the caller.
+            continue
+    return task.result()
+
+
+async def _ask(
+    context: Context, record: Record, host_ids: list[str]
+) -> tuple[dict[str, Guest | None], dict[str, VagothError]]:
+    uuid = guest_uuid(record)
+
+    async def ask(host_id: str) -> Guest | None:
+        async with context.session(host_id) as session:
+            return await session.guest(uuid)
+
+    answers = await together({id: ask(id) for id in host_ids}, within_s=ANSWER_S)
+    there = {id: said for id, said in answers.items() if not isinstance(said, VagothError)}
+    silent = {id: said for id, said in answers.items() if isinstance(said, VagothError)}
+    return there, silent
+
+
+def _told_enough(record: Record, there: Mapping[str, Guest | None]) -> bool:
+    # A guest that runs where its claim is runs there, whatever a silent host may have half made.
+    return record.parent is not None and active(there.get(record.parent))
+
+
+async def _clear_away(
+    context: Context,
+    record: Record,
+    intent: Intent,
+    there: Mapping[str, Guest | None],
+    truth: Truth,
+) -> Truth:
+    uuid = guest_uuid(record)
+    assert truth.leftover is not None
+    try:
+        async with context.session(truth.leftover) as session:
+            await session.undefine(uuid)
+            # A start that was sent before may have landed only now.
+            still = await session.guest(uuid)
+    except VagothError as error:
+        log.warning("%s: what is left of it stays on its host: %s", record.name, error)
+        still = there[truth.leftover]
+    if still is None:
+        return truth
+    return (
+        resolve(record, intent, {**there, truth.leftover: still})
+        if active(still)
+        else Truth(
+            truth.parent or truth.leftover,
+            truth.state if truth.parent else settled_state(State.STOPPED),
+        )
+    )
