@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import Coroutine, Mapping
+from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
@@ -16,6 +18,7 @@ async def run(
     timeout_s: float = 30,
     check: bool = True,
     env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> CompletedProcess[str]:
     """Run a command and return what it printed.
 
@@ -32,6 +35,7 @@ async def run(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=env,
+        cwd=cwd,
         start_new_session=True,
     )
     try:
@@ -55,9 +59,10 @@ async def run(
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:
+    # The whole group: nsenter's child would outlive it, and asyncio's wait() lasts until nobody
+    # holds the pipes any more.
     with contextlib.suppress(ProcessLookupError):
-        process.kill()
-    # A grandchild may hold the pipes open: wait for the process, not for the end of its output.
+        os.killpg(process.pid, signal.SIGKILL)
     await asyncio.shield(process.wait())
 
 

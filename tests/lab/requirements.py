@@ -68,7 +68,7 @@ def kvm_is_broken(timeout_s: float = 10) -> bool:
     """
     if not Path("/dev/kvm").exists():
         return False
-    if not re.search(r"^flags.* (vmx|svm) ", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+    if not re.search(r"^flags.*\b(vmx|svm)\b", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
         return True
     verdict = guest.CACHE / f"kvm-{BOOT_ID.read_text().strip()}"
     if not verdict.exists():
