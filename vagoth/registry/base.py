@@ -193,6 +193,14 @@ class Registry(ABC):
         self._watches.append(watch)
         return watch
 
+    def listen(self, listener: Callable[[Commit], None]) -> Callable[[], None]:
+        """Call ``listener`` with each commit, once it is in the view; returns what stops that.
+
+        It is called on the event loop and must not wait. An error in it is logged.
+        """
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
     @abstractmethod
     async def _commits_after(self, position: str, until: str) -> Sequence[Commit]:
         """The first commits after ``position``, as many as are convenient; none after ``until``.
