@@ -137,6 +137,34 @@ async def test_a_guest_boots_is_migrated_alive_and_shuts_down(own_lab: Lab) -> N
     await target.virsh("undefine", "guest")
 
 
+async def test_a_container_starts_and_stops(own_lab: Lab) -> None:
+    """The other kind of guest."""
+    if not own_lab.runs_containers:
+        pytest.skip("containers need cgroups of version 1 on this machine")
+    host = own_lab.hosts[0]
+    uri = "lxc:///system"
+    root = await host.make_container_root("box")
+    xml = f"""
+        <domain type="lxc">
+          <name>box</name>
+          <memory unit="MiB">32</memory>
+          <os><type>exe</type><init>/init</init></os>
+          <devices>
+            <filesystem type="mount"><source dir="{root}"/><target dir="/"/></filesystem>
+            <console type="pty"/>
+          </devices>
+        </domain>
+    """
+    await host.virsh("create", "/dev/stdin", uri=uri, stdin=xml)
+    assert (await host.virsh("list", "--name", uri=uri)).split() == ["box"]
+    await host.virsh("shutdown", "--mode", "signal", "box", uri=uri)
+
+    async def is_gone() -> bool:
+        return not (await host.virsh("list", "--name", uri=uri)).split()
+
+    await until(is_gone)
+
+
 async def test_a_cut_host_is_a_black_hole_until_healed(own_lab: Lab) -> None:
     """Silence is what a driver's timeouts are for; a refusal would never test them."""
     host = own_lab.hosts[1]

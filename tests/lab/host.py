@@ -1,29 +1,19 @@
 """One host of the lab: its files, its daemons, and what a test can do to it."""
 
 import asyncio
-import pwd
 import signal
 import time
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess
 
-from tests.lab import process, settings
+from tests.lab import files, process, settings
 from tests.lab.errors import CommandFailed, LabError, tail
 from tests.lab.namespace import Mounts, Namespace
 
 START_TIMEOUT_S = 20
-
-# A host's own folders: where they lie in its state, and where they appear on the host.
-FOLDERS = {
-    "etc": "/etc/libvirt",
-    "lib": "/var/lib/libvirt",
-    "cache": "/var/cache/libvirt",
-    "log": "/var/log",
-    "ssh": "/etc/ssh",
-    "home": pwd.getpwuid(0).pw_dir,
-}
 
 
 @dataclass(frozen=True)
@@ -120,6 +110,14 @@ class LabHost:
                 raise LabError(f"{guest_name} on {self.name} did not print {text!r}:\n{last}")
             await asyncio.sleep(0.05)
         return log
+
+    async def make_container_root(self, name: str) -> str:
+        """Make the root of a container's file system, and return its path on the host.
+
+        Its ``/init`` prints ``BOOTED`` on the console, and ends when asked to by SIGTERM.
+        """
+        await asyncio.to_thread(files.write_container_root, self.state / "lib/images" / name)
+        return f"/var/lib/libvirt/images/{name}"
 
     # What can be done to a host's network.
 
@@ -235,55 +233,16 @@ class LabHost:
 
     def write_files(self) -> None:
         """Write the host's own files, which :meth:`open` puts in place of the machine's."""
-        for folder in (*FOLDERS, "log/libvirt/qemu", "lib/images", "lib/shared", "home/.ssh"):
-            (self.state / folder).mkdir(parents=True, mode=0o700)
-        for path, text in settings.libvirt_files(self.uuid).items():
-            target = self.state / "etc" / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text)
-        for path, points_to in settings.AUTOSTART.items():
-            link = self.state / "etc" / path
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(points_to)
-        (self.state / "shadow").write_text("root:*:20000:0:99999:7:::\nsshd:!:20000::::::\n")
-        (self.state / "shadow").chmod(0o600)
-        (self.state / "machine-id").write_text(f"{self.uuid.hex}\n")
-        (self.state / "hostname").write_text(f"{self.hostname}\n")
-        (self.state / "no-kvm").touch(mode=0o400)
+        files.write(self.state, self.uuid, self.hostname)
         self._write_sshd_config()
 
-    def write_home(self, key: Path, known_hosts: Path) -> None:
-        """Let root come in by the lab's key, and go on to the other hosts with it."""
-        home = self.state / "home/.ssh"
-        for source, name in (
-            (key.with_suffix(".pub"), "authorized_keys"),
-            (key, "id_ed25519"),
-            (known_hosts, "known_hosts"),
-        ):
-            (home / name).touch(mode=0o600)
-            (home / name).write_bytes(source.read_bytes())
-
-    async def open(self, shared: Path, hosts_file: Path, *, hides_kvm: bool) -> None:
+    async def open(self, mounts: Mounts, groups: Iterable[Path]) -> None:
         """Create the host, without network or daemons.
 
-        :param shared: a folder that all hosts share, their pool of that name
+        :param mounts: what is its own
+        :param groups: folders of its cgroups
         """
-        mounts = self._mounts(shared, hosts_file, hides_kvm=hides_kvm)
-        await asyncio.to_thread(self._namespace.open, mounts)
-
-    def _mounts(self, shared: Path, hosts_file: Path, *, hides_kvm: bool) -> Mounts:
-        mounts: Mounts = [("none", "/", "private"), ("proc", "/proc", "proc")]
-        mounts.append(("sysfs", "/sys", "sysfs"))
-        mounts += [(str(self.state / folder), place, "bind") for folder, place in FOLDERS.items()]
-        mounts.append((str(shared), "/var/lib/libvirt/shared", "bind"))
-        mounts.append((str(hosts_file), "/etc/hosts", "bind"))
-        for name in ("shadow", "machine-id", "hostname"):
-            if Path("/etc", name).is_file():
-                mounts.append((str(self.state / name), f"/etc/{name}", "bind"))
-        if hides_kvm:
-            # Read-only, and not /dev/null: libvirt would probe QEMU anew at every define.
-            mounts.append((str(self.state / "no-kvm"), "/dev/kvm", "bind-ro"))
-        return [*mounts, ("tmpfs", "/tmp", "tmpfs"), ("tmpfs", "/run", "tmpfs")]
+        await asyncio.to_thread(self._namespace.open, mounts, groups)
 
     async def connect(self, mac: str, neighbours: dict[str, str]) -> None:
         """Plug the host into the switch and give it its address, on a bridge that guests can join.

@@ -1,9 +1,9 @@
 """The first process of a host: mounts what is the host's own, then reaps, until its owner is gone.
 
 A program of its own, run by the interpreter that runs the lab, inside new namespaces. It reads one
-line of JSON from standard input, ``{"hostname": str, "mounts": [[source, target, type], ...]}``
-(type ``bind``, or a file system's), answers with one line, its process id as the owner sees it, and
-then waits for the end of its input.
+line of JSON from standard input, ``{"hostname": str, "cgroups": [folder, ...], "mounts": [[source,
+target, type], ...]}`` (type ``bind``, or a file system's), answers with one line, its process id as
+the owner sees it, and then waits for the end of its input.
 
 The owner holds the other end of that pipe and never writes to it again. However the owner ends,
 ``kill -9`` included, the pipe closes, this process exits, and the kernel kills all that ran in its
@@ -20,13 +20,15 @@ import sys
 
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
 MNT_DETACH = 2
+CLONE_NEWCGROUP = 0x02000000
 
 
 def mount(source: str, target: str, kind: str) -> None:
     """Mount a file system at the target, or with kind ``bind`` or ``bind-ro`` a file or folder.
 
-    The kinds ``proc`` and ``sysfs`` replace what is there with all that is mounted in it, cgroups
-    for one; ``private`` cuts the target's mounts off from the machine's.
+    Of kind ``cgroup``, the source names the controllers. The kinds ``proc`` and ``sysfs`` replace
+    what is there with all that is mounted in it; ``private`` cuts the target's mounts off from the
+    machine's.
 
     :raises OSError: the kernel refused; the error names the target
     """
@@ -47,7 +49,19 @@ def mount(source: str, target: str, kind: str) -> None:
     else:
         if kind in {"proc", "sysfs"}:
             libc.umount2(target.encode(), MNT_DETACH)
-        call(0, b"mode=1777" if target == "/tmp" else b"mode=755" if kind == "tmpfs" else None)
+        options = {"cgroup": source, "tmpfs": "mode=1777" if target == "/tmp" else "mode=755"}
+        if kind == "cgroup":
+            os.makedirs(target)
+        call(0, options[kind].encode() if kind in options else None)
+
+
+def enter_cgroups(folders: list[str]) -> None:
+    """Move into cgroups, and have them be the roots of all that is seen from here."""
+    for folder in folders:
+        with open(f"{folder}/cgroup.procs", "w") as processes:
+            processes.write("0")
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWCGROUP) != 0:
+        raise OSError(ctypes.get_errno(), "cannot make a cgroup namespace")
 
 
 def reap() -> None:
@@ -71,6 +85,7 @@ def main() -> None:
     # Read before the new /proc covers the old one, in which we still have our outer id.
     outer_pid = os.readlink("/proc/self")
     socket.sethostname(orders["hostname"])
+    enter_cgroups(orders["cgroups"])
     for source, target, kind in orders["mounts"]:
         mount(source, target, kind)
     os.chdir("/")

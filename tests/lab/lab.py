@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.lab import guest, process, runs, settings
+from tests.lab import cgroups, files, guest, process, runs, settings
 from tests.lab.errors import LabError
 from tests.lab.host import LabHost
 from tests.lab.namespace import Namespace
@@ -100,6 +100,11 @@ class Lab:
         """The kernel command line with which the guest speaks at its serial port."""
         return guest.CMDLINE
 
+    @property
+    def runs_containers(self) -> bool:
+        """Whether hosts have the cgroups without which libvirt starts no LXC container."""
+        return bool(cgroups.hierarchies())
+
     async def __aenter__(self) -> Self:
         """Bring the lab up.
 
@@ -149,7 +154,15 @@ class Lab:
         macs = self._macs()
 
         async def bring_up(host: LabHost) -> None:
-            await host.open(self.folder / "shared", hosts_file, hides_kvm=hides_kvm)
+            groups = await asyncio.to_thread(cgroups.create, self.prefix, host.name)
+            mounts = files.mounts(
+                host.state,
+                groups=groups,
+                shared=self.folder / "shared",
+                hosts_file=hosts_file,
+                hides_kvm=hides_kvm,
+            )
+            await host.open(mounts, groups.values())
             others = {address: mac for address, mac in macs.items() if address != host.address}
             await host.connect(macs[host.address], others)
             await host.start()
@@ -201,7 +214,7 @@ class Lab:
             path.touch(mode=0o600)
             path.write_text(text)
         for host in self.hosts:
-            host.write_home(self.key, self.known_hosts)
+            files.write_home(host.state, self.key, self.known_hosts)
 
     async def _open_switch(self) -> None:
         assert self._run is not None

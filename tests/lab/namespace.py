@@ -9,7 +9,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -41,8 +41,10 @@ class Namespace:
         self._log = log
         self._keeper: subprocess.Popen[bytes] | None = None
 
-    def open(self, mounts: Mounts, timeout_s: float = 10) -> None:
+    def open(self, mounts: Mounts, cgroups: Iterable[Path] = (), timeout_s: float = 10) -> None:
         """Create the namespaces and mount in them; blocks for some hundredths of a second.
+
+        :param cgroups: folders of those that become the roots of what is seen inside
 
         :raises LabError: with the reason the kernel gave
         """
@@ -61,8 +63,12 @@ class Namespace:
         assert keeper.stdin is not None
         assert keeper.stdout is not None
         with contextlib.suppress(BrokenPipeError):
-            keeper.stdin.write(json.dumps({"hostname": self.hostname, "mounts": mounts}).encode())
-            keeper.stdin.write(b"\n")
+            orders = {
+                "hostname": self.hostname,
+                "cgroups": [str(group) for group in cgroups],
+                "mounts": mounts,
+            }
+            keeper.stdin.write(json.dumps(orders).encode() + b"\n")
             keeper.stdin.flush()
         answered, _, _ = select.select([keeper.stdout], [], [], timeout_s)
         answer = keeper.stdout.readline().strip() if answered else b""
@@ -91,7 +97,7 @@ class Namespace:
         """The command line that runs a command inside all of the namespaces."""
         if not self.pid:
             raise LabError(f"{self.hostname} is not up")
-        spaces = ["--net", "--uts", "--ipc", "--mount", "--pid"]
+        spaces = ["--net", "--uts", "--ipc", "--cgroup", "--mount", "--pid"]
         return ("nsenter", "--target", str(self.pid), *spaces, "--wd=/", "--", *argv)
 
     async def run(

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
 
+from tests.lab import cgroups
 from tests.lab.errors import LabError
 
 ROOT = Path("/var/lib/vagoth-lab")
@@ -114,6 +115,7 @@ def _remove(folder: Path, timeout_s: float = 5) -> None:
     subprocess.run(
         ["ip", "link", "delete", _interface(folder)], capture_output=True, check=False, timeout=10
     )
+    cgroups.remove(folder.name)
     deadline = time.monotonic() + timeout_s
     while folder.exists():
         # The last process of a killed run may still be writing a log.
