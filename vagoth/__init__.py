@@ -1,3 +1,161 @@
-"""Vagoth: an agentless cluster controller for libvirt hosts."""
+"""Vagoth: an agentless cluster controller for libvirt hosts.
+
+>>> import vagoth
+>>> async with vagoth.connect() as cluster:
+...     web = await cluster.new("web1", definition={"memory": "512MiB"})
+...     await web.start()
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vagoth.actions.base import Action, Context, Plan, Step
+from vagoth.allocator import Allocator, Placement, Spread
+from vagoth.cluster import Cluster, ClusterWatch, connect
+from vagoth.config import Config
+from vagoth.definition import VMDefinition
+from vagoth.drivers.base import (
+    Capability,
+    Check,
+    Driver,
+    DriverSettings,
+    Guest,
+    GuestEvent,
+    GuestSpec,
+    Host,
+    HostFacts,
+    MigrationProgress,
+    Power,
+    Session,
+)
+from vagoth.errors import (
+    Busy,
+    Claimed,
+    ConfigError,
+    Conflict,
+    GuestNotFound,
+    HostError,
+    HostKeyError,
+    HostUnreachable,
+    HypervisorUnavailable,
+    InUse,
+    InvalidInput,
+    JobFailed,
+    LoginRefused,
+    MissingExtra,
+    NodeNotFound,
+    NoHostFits,
+    NotSupported,
+    OutcomeUnknown,
+    PassphraseNeeded,
+    RegistryError,
+    ShutdownTimeout,
+    StaleRevision,
+    Taken,
+    VagothError,
+    WatchGap,
+)
+from vagoth.model import Commit, Holder, Intent, Record, RecordChange, State
+from vagoth.monitor import HostReport, Monitor
+from vagoth.nodes.base import Node, NodeList
+from vagoth.nodes.hypervisor import Hypervisor
+from vagoth.nodes.service import Service
+from vagoth.nodes.vm import VM
+from vagoth.nodes.volume import Volume
+from vagoth.registry.base import Registry, Watch
+from vagoth.scheduler import Job, JobState, Scheduler
+from vagoth.tables import Column, Look, Table
+from vagoth.transaction import Transaction, TransactionFilter
+from vagoth.view import View
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
 
 __version__ = "0.1.0.dev0"
+
+__all__ = [
+    "VM",
+    "Action",
+    "Allocator",
+    "Busy",
+    "Capability",
+    "Check",
+    "Claimed",
+    "Cluster",
+    "ClusterWatch",
+    "Column",
+    "Commit",
+    "Config",
+    "ConfigError",
+    "Conflict",
+    "Context",
+    "Driver",
+    "DriverSettings",
+    "Guest",
+    "GuestEvent",
+    "GuestNotFound",
+    "GuestSpec",
+    "Holder",
+    "Host",
+    "HostError",
+    "HostFacts",
+    "HostKeyError",
+    "HostReport",
+    "HostUnreachable",
+    "Hypervisor",
+    "HypervisorUnavailable",
+    "InUse",
+    "Intent",
+    "InvalidInput",
+    "Job",
+    "JobFailed",
+    "JobState",
+    "LoginRefused",
+    "Look",
+    "MigrationProgress",
+    "MissingExtra",
+    "Monitor",
+    "NoHostFits",
+    "Node",
+    "NodeList",
+    "NodeNotFound",
+    "NotSupported",
+    "OutcomeUnknown",
+    "PassphraseNeeded",
+    "Placement",
+    "Plan",
+    "Power",
+    "Record",
+    "RecordChange",
+    "Registry",
+    "RegistryError",
+    "Scheduler",
+    "Service",
+    "Session",
+    "ShutdownTimeout",
+    "Spread",
+    "StaleRevision",
+    "State",
+    "Step",
+    "Table",
+    "Taken",
+    "Transaction",
+    "TransactionFilter",
+    "VMDefinition",
+    "VagothError",
+    "View",
+    "Volume",
+    "Watch",
+    "WatchGap",
+    "__version__",
+    "connect",
+    "load_ipython_extension",
+]
+
+
+def load_ipython_extension(ipython: InteractiveShell) -> None:
+    """Called by ``%load_ext vagoth``: adds the ``%vagoth`` magic."""
+    from vagoth.notebook import load_ipython_extension as load
+
+    load(ipython)
