@@ -1,0 +1,363 @@
+r"""The journal: every commit of a store, one a line, appended. Its lines are the commit point.
+
+::
+
+    {"sum":"9a0c31f2","format":1,"store":"5f1c…","base":0}
+    {"sum":"77b1e09d","seq":1,"durable":0,"txid":"…","time":…,"source":"…","reason":"…","changes":[
+        {"after":{…}}, {"after":{…},"was":{…}}, {"gone":{…}}]}
+
+``sum`` is the CRC-32 of what follows its comma. Commits are numbered (``seq``) without a gap
+from ``base`` + 1 on. ``after`` is the whole record, ``was`` the fields that had other values
+before, ``gone`` the record that was deleted.
+
+``durable`` is the last commit that was surely on disk when the line was written. It tells a torn
+tail from damage: a bad line that no later line calls durable was never acknowledged, even if the
+disk wrote the pages of one append in another order. A bad line that *is* called durable means
+that acknowledged commits are damaged, and is an error.
+
+Everything here blocks, and belongs on a worker thread.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import msgspec
+
+from vagoth.errors import OutcomeUnknown, RegistryError
+from vagoth.model import Record, RecordChange
+from vagoth.registry.files import read_at, sync_directory, trouble, write_at
+
+FORMAT = 1
+_CHUNK = 1 << 20
+_CHUNK_BACK = 1 << 18
+_SUM = 18  # {"sum":"01234567",
+_CURE = "restore the store from a copy; what the journal still holds can be read by hand"
+
+
+class Header(msgspec.Struct, frozen=True):
+    """The first line: whose journal this is, and how many commits came before it."""
+
+    format: int
+    store: str
+    base: int
+
+
+class LineChange(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One record's change as a line holds it."""
+
+    after: Record | None = None
+    was: dict[str, Any] | None = None
+    gone: Record | None = None
+
+    @classmethod
+    def of(cls, change: RecordChange) -> Self:
+        """The change, without what can be worked out from it."""
+        before, after = change.before, change.after
+        if after is None:
+            return cls(gone=before)
+        if before is None:
+            return cls(after=after)
+        was = {
+            field: value
+            for field in Record.__struct_fields__
+            if (value := getattr(before, field)) != getattr(after, field)
+        }
+        return cls(after=after, was=was)
+
+    def restored(self) -> RecordChange:
+        """The whole change."""
+        if self.after is None or self.was is None:
+            return RecordChange(self.gone, self.after)
+        fields = {**msgspec.to_builtins(self.after), **self.was}
+        return RecordChange(msgspec.convert(fields, Record), self.after)
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One commit as the journal holds it."""
+
+    seq: int
+    durable: int
+    txid: str
+    time: float
+    source: str
+    reason: str
+    changes: tuple[LineChange, ...]
+
+
+class Mark(NamedTuple):
+    """A place in the journal: behind commit ``seq``, whose line is the bytes ``start:end``."""
+
+    seq: int = 0
+    start: int = 0
+    end: int = 0
+    sum: str = ""
+
+
+class Entry(NamedTuple):
+    """A line, and where it stands."""
+
+    line: Line
+    mark: Mark
+
+
+_encoder = msgspec.json.Encoder()
+_lines = msgspec.json.Decoder(Line)
+_headers = msgspec.json.Decoder(Header)
+
+
+def seal(content: Header | Line) -> bytes:
+    """The line for ``content``, with its checksum and the newline."""
+    body = _encoder.encode(content)[1:]
+    return b'{"sum":"%08x",%b\n' % (zlib.crc32(body), body)
+
+
+def is_whole(line: bytes) -> bool:
+    """Whether the line is what was written: it ends with a newline, and the checksum is right."""
+    return (
+        len(line) > _SUM + 2
+        and line.endswith(b"\n")
+        and line[:_SUM] == b'{"sum":"%08x",' % zlib.crc32(memoryview(line)[_SUM:-1])
+    )
+
+
+def sum_of(line: bytes) -> str:
+    """The checksum that the line claims."""
+    return line[8:16].decode("ascii", errors="replace")
+
+
+class Journal:
+    """One open journal. Reading needs no lock, writing the store's."""
+
+    def __init__(self, path: Path, fd: int, header: Header, start: int) -> None:
+        self.path = path
+        self.header = header
+        self.start = start
+        self._fd = fd
+        self._is_writable = False
+
+    @classmethod
+    def open(cls, path: Path) -> Self | None:
+        """The journal there; none if there is none, or its first line was never finished.
+
+        :raises RegistryError: it cannot be read, is damaged, or is of another format
+        """
+        try:
+            fd = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise trouble(error, "read", path) from error
+        try:
+            header, start = cls._read_header(path, fd)
+        except OSError as error:
+            os.close(fd)
+            raise trouble(error, "read", path) from error
+        except BaseException:
+            os.close(fd)
+            raise
+        if header is None:
+            os.close(fd)
+            return None
+        return cls(path, fd, header, start)
+
+    @classmethod
+    def create(cls, path: Path, *, store: str, base: int) -> Self:
+        """Make the journal, durably, over one whose first line was never finished."""
+        header = Header(FORMAT, store, base)
+        line = seal(header)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise trouble(error, "made", path) from error
+        try:
+            os.ftruncate(fd, 0)
+            write_at(fd, line, 0)
+            # On disk before the first commit is appended: else the disk could write that first,
+            # and the journal would look damaged after a power cut.
+            os.fsync(fd)
+            sync_directory(path.parent)
+        except OSError as error:
+            os.close(fd)
+            raise trouble(error, "written", path) from error
+        journal = cls(path, fd, header, len(line))
+        journal._is_writable = True
+        return journal
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def fileno(self) -> int:
+        """The open file, for looking at."""
+        return self._fd
+
+    def append(self, data: bytes, at: int) -> None:
+        """Put ``data`` at byte ``at``, in place of an unfinished tail, and make it durable.
+
+        :raises RegistryError: it could not be written, and is not there
+        :raises OutcomeUnknown: it could not be written, nor taken back
+        """
+        try:
+            if not self._is_writable:
+                self._reopen()
+            if os.fstat(self._fd).st_size != at:
+                os.ftruncate(self._fd, at)
+        except OSError as error:
+            raise trouble(error, "written", self.path) from error
+        try:
+            write_at(self._fd, data, at)
+            os.fsync(self._fd)
+        except OSError as error:
+            try:
+                os.ftruncate(self._fd, at)
+                os.fsync(self._fd)
+            except OSError as worse:
+                raise OutcomeUnknown(
+                    f"{self.path} could not be written ({error.strerror}) nor cut back"
+                    f" ({worse.strerror}): whether the commit is there is not known",
+                    cure="see the kernel's log, and open the store anew",
+                ) from error
+            raise trouble(error, "written", self.path) from error
+
+    def entries(self, start: int, seq: int) -> Iterator[Entry]:
+        """The commits from byte ``start`` on, the first of which is number ``seq`` + 1.
+
+        Ends before an unfinished tail, and before what is being written now; what the last lines
+        hold may yet be taken back by their writer while it has the store's lock.
+
+        :raises RegistryError: the journal is damaged; names file and place
+        """
+        for raw in self._split(start):
+            seq += 1
+            if not is_whole(raw):
+                self._expect_torn(start, seq)
+                return
+            line = self._decode(raw, start, seq)
+            end = start + len(raw)
+            yield Entry(line, Mark(seq, start, end, sum_of(raw)))
+            start = end
+
+    def entries_back(self, end: int, seq: int) -> tuple[list[Entry], int]:
+        """Some of the commits before byte ``end``, newest first, the first being number ``seq``.
+
+        :return: them, and the byte where they begin; that is ``self.start`` when all are read
+        :raises RegistryError: the journal is damaged; names file and place
+        """
+        size = _CHUNK_BACK
+        while True:
+            begin = max(self.start, end - size)
+            data = self._read(end - begin, begin)
+            if begin > self.start:
+                # Unless it lies just behind a newline, the first line is cut in two.
+                cut = data.find(b"\n") + 1
+                if cut in (0, len(data)):
+                    size *= 2
+                    continue
+                begin += cut
+                data = data[cut:]
+            break
+        found = []
+        stop = end
+        for raw in reversed(data.splitlines(keepends=True)):
+            start = stop - len(raw)
+            if not is_whole(raw):
+                raise self._damaged(start, seq)
+            found.append(Entry(self._decode(raw, start, seq), Mark(seq, start, stop, sum_of(raw))))
+            stop = start
+            seq -= 1
+        return found, begin
+
+    def line_ends_at(self, end: int) -> bool:
+        """Whether a line ends, and so another may begin, at that byte."""
+        return end >= self.start and self._read(1, end - 1) == b"\n"
+
+    def holds(self, mark: Mark) -> bool:
+        """Whether the line of that mark is there, undamaged."""
+        raw = self._read(mark.end - mark.start, mark.start)
+        return len(raw) == mark.end - mark.start and is_whole(raw) and sum_of(raw) == mark.sum
+
+    def sync(self) -> None:
+        """Make what is there durable, whoever wrote it."""
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise trouble(error, "written", self.path) from error
+
+    def _reopen(self) -> None:
+        fd = os.open(self.path, os.O_RDWR)
+        if not os.path.samestat(os.fstat(fd), os.fstat(self._fd)):
+            os.close(fd)
+            raise RegistryError(f"{self.path} was replaced by another file")
+        # Others read by this number meanwhile: it must not be closed, not even for a moment.
+        os.dup2(fd, self._fd, inheritable=False)
+        os.close(fd)
+        self._is_writable = True
+
+    def _read(self, size: int, offset: int) -> bytes:
+        try:
+            return read_at(self._fd, size, offset)
+        except OSError as error:
+            raise trouble(error, "read", self.path) from error
+
+    def _split(self, offset: int) -> Iterator[bytes]:
+        rest = b""
+        while chunk := self._read(_CHUNK, offset):
+            offset += len(chunk)
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                yield line + b"\n"
+        if rest:
+            yield rest
+
+    def _decode(self, raw: bytes, start: int, seq: int) -> Line:
+        try:
+            line = _lines.decode(raw)
+        except msgspec.DecodeError as error:
+            raise self._damaged(start, seq, f" ({error})") from error
+        if line.seq != seq:
+            raise self._damaged(start, seq, f" (commit {line.seq} stands there)")
+        return line
+
+    def _expect_torn(self, start: int, seq: int) -> None:
+        """Accept the bad line that begins at ``start`` if no later one shows it was durable."""
+        for raw in self._split(start):
+            if is_whole(raw) and self._durable(raw) >= seq:
+                raise self._damaged(start, seq)
+
+    def _durable(self, raw: bytes) -> int:
+        try:
+            return _lines.decode(raw).durable
+        except msgspec.DecodeError:
+            return -1
+
+    def _damaged(self, start: int, seq: int, why: str = "") -> RegistryError:
+        return RegistryError(
+            f"{self.path} is damaged at byte {start}, where commit {seq} should stand{why}",
+            cure=_CURE,
+        )
+
+    @staticmethod
+    def _read_header(path: Path, fd: int) -> tuple[Header | None, int]:
+        data = read_at(fd, 4096, 0)
+        first, newline, _rest = data.partition(b"\n")
+        raw = first + newline
+        if not is_whole(raw):
+            # Without a newline nothing was ever committed after it.
+            if not newline and len(data) < 4096:
+                return None, 0
+            raise RegistryError(f"{path} is damaged at byte 0, in its first line", cure=_CURE)
+        try:
+            header = _headers.decode(raw)
+        except msgspec.DecodeError as error:
+            raise RegistryError(f"{path} is not a journal of ours: {error}") from error
+        if header.format != FORMAT:
+            raise RegistryError(
+                f"{path} has format {header.format}; this version knows format {FORMAT}",
+                cure="use the version of Vagoth that wrote it",
+            )
+        return header, len(raw)

@@ -1,0 +1,373 @@
+"""A store's files together: ``store.json``, its journal and the lock between its writers.
+
+Everything here blocks, and belongs on a worker thread unless it says otherwise. Only one thread
+at a time may use a :class:`Store`; :meth:`Store.past` and :meth:`Store.page_back` excepted.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from vagoth.errors import InvalidInput, RegistryError, WatchGap
+from vagoth.model import Record
+from vagoth.registry.journal import Entry, Journal, Line, Mark, seal, sum_of
+from vagoth.registry.locks import StoreLock
+from vagoth.registry.storefile import (
+    FORMAT,
+    Content,
+    Folded,
+    Meta,
+    Stamp,
+    StoreFile,
+    records_in,
+    stamp_of,
+)
+
+_ENTRIES_AT_ONCE = 500
+_NO_STORE = "-"
+
+
+class Store:
+    """The files of one store, and which ones they were when we last looked."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.id = ""
+        self.lock = StoreLock(path.with_name(f"{path.name}.lock"))
+        self._file = StoreFile(path)
+        self._journal: Journal | None = None
+        self._journal_path = path.with_name(f"{path.name}.journal")
+        self._journal_stamp: Stamp | None = None
+        self._stamp: Stamp | None = None
+        self._seen_bytes = -1
+        self._durable = 0
+
+    def position(self, mark: Mark) -> str:
+        """The mark as a position to give away. May run on the loop."""
+        return f"{self.id[:8] or _NO_STORE}:{mark.seq}:{mark.end}"
+
+    def close(self) -> None:
+        """Close all files."""
+        self._file.close()
+        self.lock.close()
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    # --- reading ----------------------------------------------------------------------
+
+    def load(self, *, from_start: bool = False) -> tuple[dict[str, Record], Mark]:
+        """The records that are kept, and the place in the journal behind which to read on.
+
+        :param from_start: no records, and the start of the journal, if it holds everything
+        :raises InvalidInput: what is there is not ours
+        :raises RegistryError: it cannot be read, is damaged, or does not belong together
+        """
+        self._journal_stamp = stamp_of(self._journal_path)
+        content = self._load_content()
+        opened = Journal.open(self._journal_path)
+        if opened is not None and content is None:
+            content = self._load_content()  # both may have been made since we looked
+        if self._journal is not None:
+            self._journal.close()
+        self._journal = opened
+        self._seen_bytes = -1
+        self._stamp = content.stamp if content else None
+        if content is None:
+            return self._rebuilt(opened) if opened else ({}, Mark())
+        is_ours = content.is_ours
+        records = records_in(content, self.path, is_ours=is_ours)
+        self.id = content.meta.store
+        folded = content.meta.journal
+        if opened is None:
+            return records, Mark(folded.seq if folded else 0)
+        if not is_ours:
+            raise self._changed()
+        if opened.header.store != self.id:
+            raise RegistryError(
+                f"{opened.path} belongs to another store than {self.path}",
+                cure="put the two files together that were together",
+            )
+        base = opened.header.base
+        if from_start and base == 0:
+            return {}, Mark(0, 0, opened.start)
+        return records, self._found(opened, folded)
+
+    def has_news(self) -> bool:
+        """Whether there is something to read. Takes microseconds; may run on the loop.
+
+        :raises RegistryError: the store is gone, or is another one
+        """
+        if self._journal is None:
+            return (
+                stamp_of(self._journal_path) != self._journal_stamp
+                or stamp_of(self.path) != self._stamp
+            )
+        stamp = stamp_of(self._journal_path)
+        if stamp is None:
+            raise self._gone(self._journal_path)
+        if stamp[:2] != (self._journal_stamp or ())[:2]:
+            raise self._replaced(self._journal_path)
+        if stamp[2] != self._seen_bytes:
+            return True
+        stamp = stamp_of(self.path)
+        if stamp is None and self._stamp is not None:
+            raise self._gone(self.path)
+        return stamp != self._stamp
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether there is a journal to follow; else :meth:`load` looks for one."""
+        return self._journal is not None
+
+    def read(self, mark: Mark, *, is_locked: bool) -> list[Entry]:
+        """Some of the commits after ``mark`` that will not be taken back; none: no more now.
+
+        :param is_locked: we hold the store's lock, and so nobody is writing
+        :raises RegistryError: the journal or the store is damaged, or is another one
+        """
+        assert self._journal is not None
+        self._check_file()
+        is_shared = not is_locked and self.lock.try_shared()
+        until = None if is_locked or is_shared else self.lock.settled()
+        try:
+            size = os.fstat(self._journal.fileno()).st_size
+            if size < mark.end:
+                raise RegistryError(
+                    f"{self._journal_path} ends at byte {size}; it had {mark.end} bytes before",
+                    cure="restore it from a copy",
+                )
+            entries: list[Entry] = []
+            for entry in islice(self._journal.entries(mark.end, mark.seq), _ENTRIES_AT_ONCE):
+                if until is not None and entry.mark.end > until:
+                    break
+                entries.append(entry)
+        finally:
+            if is_shared:
+                self.lock.release()
+        if entries:
+            self._durable = max(self._durable, entries[-1].line.durable)
+        # With a torn tail we look again and again: the next writer cuts it off, and its line may
+        # happen to end at the same byte.
+        self._seen_bytes = entries[-1].mark.end if entries else mark.end
+        return entries
+
+    def past(self, position: str, until: str) -> list[Entry]:
+        """The first commits after a position that was given away, and none after another.
+
+        :raises WatchGap: the position is not of this store, or is not kept
+        """
+        first, last = self._mark(position), self._mark(until)
+        if first.seq > last.seq:
+            raise WatchGap(f"{position!r} is ahead of what was read of {self.path}")
+        if self._journal is None or first.seq == last.seq:
+            return []
+        entries = islice(self._journal.entries(first.end, first.seq), _ENTRIES_AT_ONCE)
+        return [entry for entry in entries if entry.mark.seq <= last.seq]
+
+    def page_back(self, mark: Mark) -> tuple[list[Entry], Mark]:
+        """Some of the commits up to ``mark``, newest first, and the mark to go on from."""
+        if self._journal is None or mark.end <= self._journal.start:
+            return [], Mark()
+        entries, begin = self._journal.entries_back(mark.end, mark.seq)
+        return entries, Mark(mark.seq - len(entries), 0, begin)
+
+    # --- writing: only with the store's lock held ---------------------------------------
+
+    def establish(self, records: Iterable[Record], mark: Mark) -> Mark:
+        """Make the journal, if there is none, and with it the store.
+
+        :return: where the first line will stand
+        """
+        if self._journal is not None:
+            return mark
+        if stamp_of(self.path) != self._stamp:
+            raise self._changed()
+        self.id = self.id or secrets.token_hex(16)
+        self.lock.mark(0)
+        if not self._file.stage(records, self._meta(Mark(mark.seq))):
+            raise RegistryError(f"another process is writing {self.path}", cure="try again")
+        self._stamp = self._file.publish()
+        self._journal = Journal.create(self._journal_path, store=self.id, base=mark.seq)
+        self._journal_stamp = stamp_of(self._journal_path)
+        self._durable = mark.seq
+        return Mark(mark.seq, 0, self._journal.start)
+
+    def append(self, commits: Iterable[Line], mark: Mark) -> list[Mark]:
+        """Make these commits durable, all with one write.
+
+        :return: where each of them stands
+        :raises RegistryError: they could not be written, and are not there
+        :raises OutcomeUnknown: they could not be written, nor taken back
+        """
+        assert self._journal is not None
+        marks = []
+        data = []
+        end = mark.end
+        for commit in commits:
+            raw = seal(msgspec.structs.replace(commit, durable=self._durable))
+            marks.append(Mark(commit.seq, end, end + len(raw), sum_of(raw)))
+            data.append(raw)
+            end += len(raw)
+        self.lock.mark(mark.end)
+        self._journal.append(b"".join(data), mark.end)
+        self._durable = marks[-1].seq
+        self._seen_bytes = end
+        # Who opens the store while the next writer holds the lock must see these.
+        with suppress(OSError):
+            self.lock.mark(end)
+        return marks
+
+    # --- folding ------------------------------------------------------------------------
+
+    def is_folded(self, seq: int) -> bool:
+        """Whether ``store.json`` holds everything up to that commit."""
+        found = self._file.tail()
+        return found is not None and found[0].journal is not None and found[0].journal.seq >= seq
+
+    def stage(self, records: Iterable[Record], mark: Mark) -> bool:
+        """Write ``store.json`` anew, beside the old one. Needs no lock.
+
+        :return: whether it was; not if another process is doing the same
+        """
+        if self._journal is not None:
+            # The last line may be from a writer that was killed before it synced: after a power
+            # cut the store would then be ahead of its journal.
+            self._journal.sync()
+        return self._file.stage(records, self._meta(mark))
+
+    def fold(self, mark: Mark) -> None:
+        """Put what was staged in place, unless what is there is as new. Needs the lock.
+
+        :raises RegistryError: another program wrote the file meanwhile
+        """
+        try:
+            self._check_file()
+            if not self.is_folded(mark.seq):
+                self._stamp = self._file.publish()
+        finally:
+            self._file.close()
+
+    # --- what belongs together ------------------------------------------------------------
+
+    def _load_content(self) -> Content | None:
+        try:
+            return self._file.load()
+        except InvalidInput as error:
+            if self._journal_stamp is None:
+                raise
+            raise RegistryError(
+                f"{self.path} is damaged, or was changed by another program: {error.message}",
+                cure="restore it from a copy; or move it away: the journal beside it may hold"
+                " everything",
+            ) from error
+
+    def _rebuilt(self, opened: Journal) -> tuple[dict[str, Record], Mark]:
+        if opened.header.base:
+            raise RegistryError(
+                f"{self.path} is missing, and its journal begins after commit {opened.header.base}",
+                cure="restore it from a copy",
+            )
+        self.id = opened.header.store
+        return {}, Mark(0, 0, opened.start)
+
+    def _found(self, opened: Journal, folded: Folded | None) -> Mark:
+        base = opened.header.base
+        seq = folded.seq if folded else 0
+        if seq == base:
+            return Mark(seq, 0, opened.start)
+        if (
+            folded is None
+            or seq < base
+            or not opened.holds(Mark(seq, folded.start, folded.end, folded.sum))
+        ):
+            raise RegistryError(
+                f"{opened.path} does not hold commit {seq}, up to which {self.path} was written:"
+                " one of them is damaged, or from another copy",
+                cure="put the two files together that were together",
+            )
+        self._durable = seq
+        return Mark(seq, folded.start, folded.end, folded.sum)
+
+    def _check_file(self) -> None:
+        """Accept a ``store.json`` that another registry folded; refuse anything else."""
+        if stamp_of(self.path) == self._stamp and self._stamp is not None:
+            return
+        found = self._file.tail()
+        if found is not None and found[0].store == self.id:
+            self._stamp = found[1]
+            return
+        if found is not None:
+            raise self._replaced(self.path)
+        try:
+            content = self._file.load()
+        except InvalidInput as error:
+            raise self._changed() from error
+        if content is None:
+            if self._stamp is None and self._journal is not None:
+                return  # it was missing when we opened, and the journal holds everything
+            raise self._gone(self.path)
+        if content.meta.store != self.id:
+            raise self._replaced(self.path)
+        if not content.is_ours:
+            raise self._changed()
+        self._stamp = content.stamp
+
+    def _mark(self, position: str) -> Mark:
+        store, _, rest = position.partition(":")
+        seq, _, end = rest.partition(":")
+        if not (seq.isdecimal() and end.isdecimal()):
+            raise WatchGap(f"{position!r} is not a position of {self.path}", cure="watch anew")
+        mark = Mark(int(seq), 0, int(end))
+        if store != self.id[:8] and (store, mark.seq) != (_NO_STORE, 0):
+            raise WatchGap(
+                f"{position!r} is a position of another store than {self.path}", cure="watch anew"
+            )
+        if self._journal is None:
+            return mark
+        if mark.seq == self._journal.header.base:
+            return Mark(mark.seq, 0, self._journal.start)
+        if mark.seq < self._journal.header.base or not self._journal.line_ends_at(mark.end):
+            raise WatchGap(f"{self.path} no longer keeps what followed {position!r}")
+        return mark
+
+    def _meta(self, mark: Mark) -> Meta:
+        return Meta(
+            format=FORMAT,
+            store=self.id,
+            position=self.position(mark),
+            journal=Folded(mark.seq, mark.start, mark.end, mark.sum),
+        )
+
+    def _gone(self, path: Path) -> RegistryError:
+        return RegistryError(
+            f"{path} is no longer there",
+            cure="bring it back, or see that its directory is mounted; then open the store anew",
+        )
+
+    def _replaced(self, path: Path) -> RegistryError:
+        return RegistryError(f"{path} was replaced by another store's", cure="open the store anew")
+
+    def _changed(self) -> RegistryError:
+        return RegistryError(
+            f"{self.path} was changed by another program than Vagoth, while its journal stands",
+            cure=f"restore it from a copy; or, to keep that change and forget all commits since it"
+            f" was last read, move {self._journal_path.name} away",
+        )
+
+
+def apply(entries: Iterable[Entry], records: dict[str, Record]) -> None:
+    """Make the commits on the records."""
+    for entry in entries:
+        for change in entry.line.changes:
+            if change.after is not None:
+                records[change.after.id] = change.after
+            elif change.gone is not None:
+                records.pop(change.gone.id, None)
