@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from vagoth.errors import InvalidInput, nearest
+from vagoth.errors import InvalidInput, nearest, shown
 
 MIB = 1024**2
 _UNITS = {"": MIB, "b": 1, "kib": 1024, "mib": MIB, "gib": 1024**3, "tib": 1024**4}
@@ -26,7 +26,10 @@ _SIZE_LIMIT = 1024**5
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 # What XML 1.0 cannot hold, and DEL.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
-_PROBLEM = re.compile(r"(?P<text>.*?)(?: - at `(?:key in )?\$(?P<path>[^`]*)`)?", re.DOTALL)
+_PROBLEM = re.compile(r"(?P<text>.*?)(?: - at `(?:key` in `)?\$(?P<path>[^`]*)`)?", re.DOTALL)
+
+_PART = r"[^.\[\]]+(\[[0-9]{1,9}\])*"
+_PATH = re.compile(rf"{_PART}(\.{_PART})*")
 
 T = TypeVar("T")
 
@@ -41,7 +44,7 @@ def parse_size(value: int | str) -> int:
     if match is None or unit is None:
         raise ValueError("a size such as 512MiB or 2GiB, or a number of MiB")
     size = int(float(match[1]) * unit)
-    if not 1 <= size <= _SIZE_LIMIT:
+    if not 1 <= size < _SIZE_LIMIT:
         raise ValueError("a size above zero and below a pebibyte, such as 512MiB")
     return size
 
@@ -188,6 +191,9 @@ def convert(definition: Mapping[str, Any], wanted: type[T], *, prefix: str = "")
         return msgspec.convert(definition, wanted)
     except msgspec.ValidationError as error:
         raise _explained(definition, wanted, str(error), prefix) from None
+    except UnicodeEncodeError as error:
+        # A lone surrogate, which msgspec meets before it knows the field.
+        raise InvalidInput(prefix + "definition", error.object, "text in UTF-8") from None
 
 
 def _explained(
@@ -196,20 +202,24 @@ def _explained(
     match = _PROBLEM.fullmatch(problem)
     assert match is not None
     path, text = (match["path"] or "").lstrip("."), match["text"]
-    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text, re.DOTALL)
     missing = re.fullmatch(r"Object missing required field `(.*)`", text)
     # The checks in __post_init__ begin with the field that they are about.
     checked = re.fullmatch(r"(\w+): (.*)", text, re.DOTALL)
     named = unknown or missing or checked
     field = ".".join(part for part in (path, named[1] if named else "") if part)
+    value = _offending(definition, path, named[1] if named else None)
+    # For the types one key of a mapping is as good as another.
+    any_path, any_field = (p.replace("[...]", ".any").lstrip(".") for p in (path, field))
     if unknown:
-        known = sorted(fields_at(wanted, path))
+        field = field or "''"
+        known = sorted(fields_at(wanted, any_path))
         near = nearest(unknown[1], known)
         return InvalidInput(
             prefix + field,
-            value_at(definition, field),
+            value,
             "a known field",
-            message=f"{prefix + field} is not a known field",
+            message=f"{_readable(prefix + field)} is not a known field",
             cure=f"did you mean {near}?" if near else f"there are: {', '.join(known)}",
         )
     if missing:
@@ -218,8 +228,20 @@ def _explained(
         )
     expected = checked[2] if checked else _in_words(text)
     if text.startswith("Invalid enum value"):
-        expected = "one of " + ", ".join(choices(wanted, field))
-    return InvalidInput(prefix + (field or "definition"), value_at(definition, field), expected)
+        expected = "one of " + ", ".join(choices(wanted, any_field))
+    return InvalidInput(prefix + (field or "definition"), value, expected)
+
+
+def _readable(path: str) -> str:
+    return path if path.isprintable() and " " not in path else shown(path)
+
+
+def _offending(definition: Any, path: str, name: str | None) -> Any:
+    # msgspec does not say under which key of a mapping it was, and an unknown field may be
+    # called anything: neither is a path that could be followed.
+    known, dots, _ = path.partition("[...]")
+    value = value_at(definition, known) if _PATH.fullmatch(known) or not known else None
+    return value.get(name) if name and not dots and isinstance(value, Mapping) else value
 
 
 _WORDS = {
@@ -257,9 +279,9 @@ def split_path(path: str) -> list[str | int]:
 
     :raises InvalidInput: it is no such path
     """
-    if path and not re.fullmatch(r"[^.\[\]]+(\[\d+\])*(\.[^.\[\]]+(\[\d+\])*)*", path):
+    if path and not _PATH.fullmatch(path):
         raise InvalidInput("field", path, "a dotted path, such as boot.kernel or nics[0].mac")
-    parts = re.findall(r"\[(\d+)\]|([^.\[\]]+)", path)
+    parts = re.findall(r"\[([0-9]+)\]|([^.\[\]]+)", path)
     return [int(index) if index else word for index, word in parts]
 
 
@@ -269,6 +291,8 @@ def assigned(definition: Any, path: str, value: Any) -> Any:
     :raises InvalidInput: the path leads through something that is neither mapping nor list, or
         past a list's end
     """
+    if not path:
+        raise InvalidInput("field", path, "a dotted path, such as boot.kernel or nics[0].mac")
     first, *rest = split_path(path)
     return _assigned(definition, first, rest, value, path)
 
@@ -276,10 +300,10 @@ def assigned(definition: Any, path: str, value: Any) -> Any:
 def _assigned(below: Any, part: str | int, rest: list[str | int], value: Any, path: str) -> Any:
     copy: Any
     if isinstance(part, int):
-        copy = list(below or ())
-        if not isinstance(below, list | tuple | None) or part > len(copy):
+        copy = list(below or ()) if isinstance(below, list | tuple | None) else None
+        if copy is None or part > len(copy):
             raise InvalidInput(path, value, "inside a list that is long enough")
-        if value is None and not rest:
+        if value is None and (part == len(copy) or not rest):
             return [item for index, item in enumerate(copy) if index != part]
         if part == len(copy):
             copy.append(None)
@@ -361,19 +385,24 @@ def read_text(wanted: Any, path: str, text: str) -> Any:
     where it is a list or mapping, and where nothing is known of the field (text if it is no
     JSON).
 
-    :raises InvalidInput: a list or mapping was wanted and the text is no JSON
+    :raises InvalidInput: a list or mapping was wanted and the text is no JSON; or it is no text
+        in UTF-8
     """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput(path, text, "text in UTF-8") from None
     found = types_at(wanted, path)
     if not found:
         try:
             return msgspec.json.decode(text)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return text
     if bool in found and text.lower() in ("true", "false"):
         return text.lower() == "true"
-    if int in found and re.fullmatch(r"[+-]?\d+", text):
+    if int in found and re.fullmatch(r"[+-]?[0-9]{1,30}", text):
         return int(text)
-    if float in found and re.fullmatch(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", text):
+    if float in found and re.fullmatch(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,2})?", text):
         return float(text)
     scalars = (str, int, float, bool, types.NoneType)
     if any(m is str or (isinstance(m, type) and issubclass(m, StrEnum)) for m in found):
@@ -382,5 +411,5 @@ def read_text(wanted: Any, path: str, text: str) -> Any:
         return text
     try:
         return msgspec.json.decode(text)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         raise InvalidInput(path, text, "JSON", cure="quote it for your shell") from None
