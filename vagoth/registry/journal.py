@@ -21,6 +21,7 @@ Everything here blocks, and belongs on a worker thread.
 from __future__ import annotations
 
 import os
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -224,30 +225,32 @@ class Journal:
                 ) from error
             raise trouble(error, "written", self.path) from error
 
-    def entries(self, start: int, seq: int) -> Iterator[Entry]:
-        """The commits from byte ``start`` on, the first of which is number ``seq`` + 1.
+    def entries(self, mark: Mark, until: int | None = None) -> Iterator[Entry]:
+        """The commits after ``mark``, up to byte ``until``, or to the end.
 
-        Ends before an unfinished tail, and before what is being written now; what the last lines
-        hold may yet be taken back by their writer while it has the store's lock.
+        Only who holds the store's lock may read to the end: what stands there may yet be taken
+        back, and written anew. Ends before an unfinished tail.
 
         :raises RegistryError: the journal is damaged; names file and place
         """
-        for raw in self._split(start):
+        start, seq = mark.end, mark.seq
+        for raw in self._split(start, until):
             seq += 1
             if not is_whole(raw):
-                self._expect_torn(start, seq)
+                self._expect_torn(start, until, seq)
                 return
             line = self._decode(raw, start, seq)
             end = start + len(raw)
             yield Entry(line, Mark(seq, start, end, sum_of(raw)))
             start = end
 
-    def entries_back(self, end: int, seq: int) -> tuple[list[Entry], int]:
-        """Some of the commits before byte ``end``, newest first, the first being number ``seq``.
+    def entries_back(self, mark: Mark) -> tuple[list[Entry], int]:
+        """Some of the commits up to ``mark``, newest first.
 
         :return: them, and the byte where they begin; that is ``self.start`` when all are read
         :raises RegistryError: the journal is damaged; names file and place
         """
+        end, seq = mark.end, mark.seq
         size = _CHUNK_BACK
         while True:
             begin = max(self.start, end - size)
@@ -304,9 +307,10 @@ class Journal:
         except OSError as error:
             raise trouble(error, "read", self.path) from error
 
-    def _split(self, offset: int) -> Iterator[bytes]:
+    def _split(self, offset: int, until: int | None) -> Iterator[bytes]:
         rest = b""
-        while chunk := self._read(_CHUNK, offset):
+        end = sys.maxsize if until is None else until
+        while chunk := self._read(min(_CHUNK, end - offset), offset):
             offset += len(chunk)
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
@@ -323,9 +327,9 @@ class Journal:
             raise self._damaged(start, seq, f" (commit {line.seq} stands there)")
         return line
 
-    def _expect_torn(self, start: int, seq: int) -> None:
+    def _expect_torn(self, start: int, until: int | None, seq: int) -> None:
         """Accept the bad line that begins at ``start`` if no later one shows it was durable."""
-        for raw in self._split(start):
+        for raw in self._split(start, until):
             if is_whole(raw) and self._durable(raw) >= seq:
                 raise self._damaged(start, seq)
 

@@ -144,11 +144,7 @@ class Store:
                     f"{self._journal_path} ends at byte {size}; it had {mark.end} bytes before",
                     cure="restore it from a copy",
                 )
-            entries: list[Entry] = []
-            for entry in islice(self._journal.entries(mark.end, mark.seq), _ENTRIES_AT_ONCE):
-                if until is not None and entry.mark.end > until:
-                    break
-                entries.append(entry)
+            entries = list(islice(self._journal.entries(mark, until), _ENTRIES_AT_ONCE))
         finally:
             if is_shared:
                 self.lock.release()
@@ -169,14 +165,13 @@ class Store:
             raise WatchGap(f"{position!r} is ahead of what was read of {self.path}")
         if self._journal is None or first.seq == last.seq:
             return []
-        entries = islice(self._journal.entries(first.end, first.seq), _ENTRIES_AT_ONCE)
-        return [entry for entry in entries if entry.mark.seq <= last.seq]
+        return list(islice(self._journal.entries(first, last.end), _ENTRIES_AT_ONCE))
 
     def page_back(self, mark: Mark) -> tuple[list[Entry], Mark]:
         """Some of the commits up to ``mark``, newest first, and the mark to go on from."""
         if self._journal is None or mark.end <= self._journal.start:
             return [], Mark()
-        entries, begin = self._journal.entries_back(mark.end, mark.seq)
+        entries, begin = self._journal.entries_back(mark)
         return entries, Mark(mark.seq - len(entries), 0, begin)
 
     # --- writing: only with the store's lock held ---------------------------------------
