@@ -4,7 +4,7 @@ This package alone imports asyncssh, and only when a first connection is made. H
 always checked; ``~/.ssh/config``, agents and jump hosts are honoured as asyncssh reads them.
 """
 
-from vagoth.ssh.connection import Result, SSHConnection, connect
+from vagoth.ssh.connection import Passed, Result, SSHConnection, connect
 from vagoth.ssh.target import SSHTarget
 
-__all__ = ["Result", "SSHConnection", "SSHTarget", "connect"]
+__all__ = ["Passed", "Result", "SSHConnection", "SSHTarget", "connect"]

@@ -14,7 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vagoth.errors import HostUnreachable, InvalidInput, OutcomeUnknown
+from vagoth.errors import (
+    HostUnreachable,
+    InvalidInput,
+    LoginRefused,
+    OutcomeUnknown,
+    PassphraseNeeded,
+)
 from vagoth.ssh.config import Settings, read_known_hosts, read_settings
 from vagoth.ssh.dial import dial, in_thread, resolve
 from vagoth.ssh.errors import Attempt, translate
@@ -229,7 +235,13 @@ async def connect(
         if not isinstance(error, Exception):
             raise
         await _see_why(error, attempt)
-        raise translate(error, attempt) from error
+        translated = translate(error, attempt)
+        if passed and isinstance(translated, LoginRefused | PassphraseNeeded):
+            _note_host_key(attempt, passed)
+        raise translated from error
+    if passed:
+        _note_host_key(attempt, passed)
+        passed("login", f"as {settings.user}")
     return SSHConnection(host_name, settings, connection, through)
 
 
@@ -294,8 +306,15 @@ async def _log_in(
         if sock is not None:
             sock.close()
         raise
-    passed("login", f"as {settings.user}")
     return connection
+
+
+def _note_host_key(attempt: Attempt, passed: Passed) -> None:
+    if not attempt.settings.is_dialled_by_us:
+        way = f"by way of {attempt.settings.jump or 'a proxy'}"
+        passed("address", way)
+        passed("port", way)
+    passed("host key", f"is the one on record for {attempt.settings.known_as}")
 
 
 def _key_options(settings: Settings) -> dict[str, Any]:
