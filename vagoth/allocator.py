@@ -66,7 +66,7 @@ class Spread(Allocator):
             share = left / facts.memory_bytes
             fits.append((share, host, f"{share:.0%} of its memory stays free"))
         if not fits:
-            _refuse_kind(view, wanted, hosts, reasons)
+            _refuse_kind(wanted, hosts, reasons)
             raise NoHostFits(vm.name, reasons)
         _, chosen, why = max(fits, key=lambda fit: fit[0])
         others = reasons | {host.name: other for _, host, other in fits if host is not chosen}
@@ -122,9 +122,7 @@ def used(view: View, host: Record, but: Record | None = None) -> tuple[int, int]
     return memory, vcpus
 
 
-def _refuse_kind(
-    view: View, wanted: VMDefinition, hosts: list[Record], reasons: Mapping[str, str]
-) -> None:
+def _refuse_kind(wanted: VMDefinition, hosts: list[Record], reasons: Mapping[str, str]) -> None:
     kinds = {kind for host in hosts if (facts := facts_of(host)) for kind in facts.kinds}
     by_kind = [text for text in reasons.values() if text.startswith("it cannot run kind")]
     if reasons and len(by_kind) == len(reasons):

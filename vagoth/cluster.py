@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mappin
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from vagoth.actions.base import Action, Context, Plan
 from vagoth.actions.look import LastLooks
@@ -26,6 +26,10 @@ from vagoth.registry.base import Registry, Watch
 from vagoth.scheduler import Job, Scheduler
 from vagoth.transaction import Transaction, transaction
 from vagoth.view import View, is_glob
+
+if TYPE_CHECKING:
+    from vagoth.nodes.hypervisor import Hypervisor
+    from vagoth.nodes.vm import VM
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +108,18 @@ class Cluster:
         if record is None:
             raise NodeNotFound(id if id is not None else key or "")
         return self.node(record)
+
+    def vm(self, name: str) -> VM:
+        """The VM of that name, with its verbs known to type checkers.
+
+        :raises InvalidInput: the node is no VM
+        """
+        from vagoth.nodes.vm import VM
+
+        node = self.get(name)
+        if not isinstance(node, VM):
+            raise InvalidInput("node", name, f"a VM, and {name} is a {node.record.type}")
+        return node
 
     def nodes(
         self,
@@ -225,6 +241,12 @@ class Cluster:
         )
         return New(cls.prepare(record, None, self))
 
+    @overload
+    async def new(self, name: str, *, type: Literal["vm"] = "vm", **given: Any) -> VM: ...
+    @overload
+    async def new(self, name: str, *, type: Literal["hv"], **given: Any) -> Hypervisor: ...
+    @overload
+    async def new(self, name: str, *, type: str, **given: Any) -> Node: ...
     async def new(
         self,
         name: str,

@@ -202,6 +202,8 @@ def _explained(
     match = _PROBLEM.fullmatch(problem)
     assert match is not None
     path, text = (match["path"] or "").lstrip("."), match["text"]
+    if "[...]" in path:
+        path = _failing_key(definition, wanted, path.partition("[...]")[0])
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text, re.DOTALL)
     missing = re.fullmatch(r"Object missing required field `(.*)`", text)
     # The checks in __post_init__ begin with the field that they are about.
@@ -242,6 +244,16 @@ def _offending(definition: Any, path: str, name: str | None) -> Any:
     known, dots, _ = path.partition("[...]")
     value = value_at(definition, known) if _PATH.fullmatch(known) or not known else None
     return value.get(name) if name and not dots and isinstance(value, Mapping) else value
+
+
+def _failing_key(definition: Mapping[str, Any], wanted: type, path: str) -> str:
+    """The path of the first entry, in the mapping at ``path``, that its type refuses."""
+    for key, value in value_at(definition, path).items():
+        try:
+            msgspec.convert(assigned(definition, path, {key: value}), wanted)
+        except msgspec.ValidationError:
+            return f"{path}.{key}"
+    return path
 
 
 _WORDS = {

@@ -22,9 +22,16 @@ from msgspec.structs import replace
 
 from vagoth.actions.observe import host_down
 from vagoth.allocator import Allocator
-from vagoth.drivers.base import GuestSpec, Host, Session
+from vagoth.drivers.base import Guest, GuestSpec, Host, Session
 from vagoth.drivers.sessions import Sessions
-from vagoth.errors import HostError, InvalidInput, OutcomeUnknown, StaleRevision, VagothError
+from vagoth.errors import (
+    HostError,
+    HostUnreachable,
+    InvalidInput,
+    OutcomeUnknown,
+    StaleRevision,
+    VagothError,
+)
 from vagoth.model import Holder, Intent, Put, Record, State
 from vagoth.registry.base import Registry
 from vagoth.scheduler import Job, Scheduler
@@ -105,6 +112,20 @@ class Context:
             except HostError as error:
                 await mark_down(self.registry, host_id, error)
                 raise
+
+    async def ask(self, host_id: str, uuid: str) -> Guest | None:
+        """What the host says of a guest, now, and soon: a host that hangs is found out here.
+
+        :raises HostUnreachable: no answer within the time that a host has to connect
+        """
+        async with self.session(host_id) as session:
+            try:
+                async with asyncio.timeout(self.connect_timeout_s):
+                    return await session.guest(uuid)
+            except TimeoutError:
+                raise HostUnreachable(
+                    session.host.name, f"no answer within {self.connect_timeout_s:g} s"
+                ) from None
 
     async def put(self, record: Record) -> Record:
         """Commit a changed record; return it as committed.

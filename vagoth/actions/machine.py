@@ -249,8 +249,7 @@ class Shutdown(MachineAction):
             job.note(f"{record.name} is on no host")
             return
         grace_s = self.grace_s if self.grace_s is not None else context.shutdown_grace_s
-        async with context.session(record.parent):
-            pass
+        await context.ask(record.parent, guest_uuid(record))
         record = await context.intend(
             record,
             self.verb,

@@ -19,8 +19,16 @@ from vagoth.actions.look import look_at
 from vagoth.actions.machine import Attempt, MachineAction, placed, settling, true_state
 from vagoth.actions.observe import active
 from vagoth.allocator import Allocator, Placement, facts_of
-from vagoth.drivers.base import Guest, MigrationProgress, Power, Session
-from vagoth.errors import Claimed, HostError, InUse, InvalidInput, JobFailed, VagothError
+from vagoth.drivers.base import MigrationProgress, Power, Session
+from vagoth.errors import (
+    Claimed,
+    HostError,
+    InUse,
+    InvalidInput,
+    JobFailed,
+    NoHostFits,
+    VagothError,
+)
 from vagoth.model import Record, State, digest
 from vagoth.scheduler import Job
 from vagoth.view import View
@@ -94,12 +102,20 @@ class Define(MachineAction):
         await true_state(context, session, record)
 
     async def choose(self, context: Context, job: Job, record: Record) -> str:
-        """Pick a host, and have a session to it: one that cannot be had is not claimed."""
+        """Pick a host, and have an answer from it: one that gives none is not claimed."""
         await know_hosts(context, job, self.on)
-        placement = place(context.view, context.allocator, record, self.on)
+        try:
+            placement = place(context.view, context.allocator, record, self.on)
+        except NoHostFits:
+            lost = context.view.select(type="hv", state=State.UNREACHABLE)
+            if not lost:
+                raise
+            job.report("looking whether a host is back")
+            await look_at(context, lost)
+            placement = place(context.view, context.allocator, record, self.on)
         job.note(f"on {placement.host.name}: {placement.why}")
-        async with context.session(placement.host.id):
-            return placement.host.id
+        await context.ask(placement.host.id, guest_uuid(record))
+        return placement.host.id
 
     async def claim(self, context: Context, record: Record, host_id: str, *, state: str) -> Record:
         """Claim the host for the VM, and write down what is about to be done, in one commit."""
@@ -149,10 +165,11 @@ class Start(Define):
             )
 
     async def _runs_already(self, context: Context, job: Job, record: Record) -> bool:
-        async with context.session(placed(record, self.verb)) as session:
-            guest = await session.guest(guest_uuid(record))
-            if not active(guest):
-                return False
+        host_id = placed(record, self.verb)
+        guest = await context.ask(host_id, guest_uuid(record))
+        if not active(guest):
+            return False
+        async with context.session(host_id) as session:
             await true_state(context, session, record)
         if guest is not None and guest.power is Power.PAUSED:
             raise JobFailed(f"{record.name} is paused", cure=f"resume {record.name}")
@@ -188,13 +205,13 @@ class Undefine(MachineAction):
             job.note(f"{record.name} is on no host")
             return
         host_id = record.parent
-        async with context.session(host_id) as session:
-            if active(await session.guest(guest_uuid(record))):
+        if active(await context.ask(host_id, guest_uuid(record))):
+            async with context.session(host_id) as session:
                 await true_state(context, session, record)
-                host = context.view.name_of(host_id) or ""
-                raise InUse(
-                    f"{record.name} runs on {host}", holder=host, cure=f"stop {record.name} first"
-                )
+            host = context.view.name_of(host_id) or ""
+            raise InUse(
+                f"{record.name} runs on {host}", holder=host, cure=f"stop {record.name} first"
+            )
         args = {"host": host_id, "state": record.state}
         record = await context.intend(record, self.verb, args=args)
         async with settling(context, job, self.node_id) as attempt:
@@ -233,7 +250,7 @@ class Migrate(MachineAction):
             )
         if source.definition.get("driver") != target.definition.get("driver"):
             raise InvalidInput("host", target.name, f"a host with the driver of {source.name}")
-        placement = allocator.place(view, replace(record, parent=None), [target])
+        placement = place(view, allocator, replace(record, parent=None), target.id)
         return Plan(
             self.verb,
             record.name,
@@ -252,12 +269,11 @@ class Migrate(MachineAction):
             return
         await know_hosts(context, job, self.target)
         self.plan(context.view, context.allocator)
-        async with context.session(source_id) as source:
-            if not active(await source.guest(guest_uuid(record))):
+        if not active(await context.ask(source_id, guest_uuid(record))):
+            async with context.session(source_id) as source:
                 record = await true_state(context, source, record)
-                raise JobFailed(f"{record.name} does not run on {source.host.name}")
-        async with context.session(self.target):
-            pass
+            raise JobFailed(f"{record.name} does not run on {source.host.name}")
+        await context.ask(self.target, guest_uuid(record))
         args = {"host": source_id, "target": self.target, "state": record.state}
         record = await context.intend(record, self.verb, args=args, state=State.MIGRATING)
         async with settling(context, job, self.node_id) as attempt:
@@ -292,7 +308,8 @@ def place(view: View, allocator: Allocator, record: Record, on: str | None) -> P
         return allocator.place(view, record, hypervisors(view))
     host = view.find(on)
     hypervisor(host)
-    return allocator.place(view, record, [host])
+    # Whether the host that was asked for can be reached is found out by trying.
+    return allocator.place(view, record, [replace(host, state=State.UP)])
 
 
 async def define(job: Job, session: Session, record: Record, attempt: Attempt) -> None:
@@ -309,15 +326,25 @@ async def define(job: Job, session: Session, record: Record, attempt: Attempt) -
 
 
 async def know_hosts(context: Context, job: Job, on: str | None) -> None:
-    """Meet the hosts that were never seen: what they have decides where a VM fits.
+    """Meet the hosts that were never seen, as what they have decides where a VM fits.
 
-    One that cannot be met is marked so; the others go on.
+    One that cannot be met is marked so; the others go on. The host that was asked for by name
+    is met again if it was out of reach: it may be back.
+
+    :raises HostError: the host that was asked for is still out of reach
     """
     candidates = [context.record(on)] if on is not None else hypervisors(context.view)
-    unseen = [host for host in candidates if facts_of(host) is None]
-    if unseen:
-        job.report(f"meeting {len(unseen)} hosts")
-        await look_at(context, unseen)
+    unmet = [
+        host
+        for host in candidates
+        if facts_of(host) is None or (on is not None and host.state != State.UP)
+    ]
+    if not unmet:
+        return
+    job.report(f"meeting {len(unmet)} hosts" if len(unmet) > 1 else f"meeting {unmet[0].name}")
+    for look in await look_at(context, unmet):
+        if look.error is not None and on is not None:
+            raise look.error
 
 
 async def ask_others(context: Context, job: Job, record: Record, target_id: str) -> None:
@@ -331,17 +358,15 @@ async def ask_others(context: Context, job: Job, record: Record, target_id: str)
     uuid = guest_uuid(record)
     since = record.claimed_at or 0.0
 
-    async def ask(host_id: str) -> Guest | None:
-        async with context.session(host_id) as session:
-            return await session.guest(uuid)
-
     asked = [
         host.id
         for host in hypervisors(context.view)
         if host.id != target_id and (host.id in record.former or context.looks.of(host.id) < since)
     ]
     job.report(f"asking {len(asked)} other hosts whether it runs there")
-    answers = await together({host_id: ask(host_id) for host_id in asked}, within_s=GUARD_S)
+    answers = await together(
+        {host_id: context.ask(host_id, uuid) for host_id in asked}, within_s=GUARD_S
+    )
     names = {host_id: context.view.name_of(host_id) or host_id for host_id in asked}
     silent = [names[id] for id, said in answers.items() if isinstance(said, VagothError)]
     if silent:

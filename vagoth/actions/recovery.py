@@ -133,12 +133,7 @@ async def _ask(
     context: Context, record: Record, host_ids: list[str]
 ) -> tuple[dict[str, Guest | None], dict[str, VagothError]]:
     uuid = guest_uuid(record)
-
-    async def ask(host_id: str) -> Guest | None:
-        async with context.session(host_id) as session:
-            return await session.guest(uuid)
-
-    answers = await together({id: ask(id) for id in host_ids}, within_s=ANSWER_S)
+    answers = await together({id: context.ask(id, uuid) for id in host_ids}, within_s=ANSWER_S)
     there = {id: said for id, said in answers.items() if not isinstance(said, VagothError)}
     silent = {id: said for id, said in answers.items() if isinstance(said, VagothError)}
     return there, silent
