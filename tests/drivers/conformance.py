@@ -40,11 +40,13 @@ are no skips but by a capability that it does not claim, or a fixture that it do
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import uuid as uuidlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import ClassVar, Protocol
 
+import msgspec
 import pytest
 
 from vagoth.definition import MIB, Kind
@@ -63,7 +65,9 @@ from vagoth.errors import (
     GuestNotFound,
     HostError,
     HostUnreachable,
+    InvalidInput,
     JobFailed,
+    OutcomeUnknown,
     ShutdownTimeout,
     VagothError,
 )
@@ -76,6 +80,7 @@ ODD_NAMES = [
     "]]>",
     "&amp;",
     "%s{0}\\n",
+    "a,debug-threads=on",
     "naïve-Ω-名",
     "a" * 63,
 ]
@@ -281,6 +286,34 @@ class DriverConformance:
         await define(name=made.name, memory="96MiB", uuid=made.uuid)
         guest = await self.seen(session, made.uuid)
         assert (guest.power, guest.memory_bytes) == (Power.RUNNING, 96 * MIB)
+
+    async def test_a_running_guest_keeps_running_under_a_new_name(
+        self, session: Session, define: Define, running: GuestSpec
+    ) -> None:
+        """The host may follow at once, or when it is next defined and off."""
+        wanted = running.name + "-2"
+        await define(name=wanted, uuid=running.uuid)
+        guest = await self.seen(session, running.uuid)
+        assert (guest.power, guest.name in (running.name, wanted)) == (Power.RUNNING, True)
+        await session.stop(running.uuid)
+        await define(name=wanted, uuid=running.uuid)
+        assert (await self.seen(session, running.uuid)).name == wanted
+
+    async def test_a_kind_that_the_host_cannot_run_is_refused_by_field(
+        self, session: Session, spec: SpecFactory
+    ) -> None:
+        kinds = (await session.facts()).kinds
+        lacking = next((kind for kind in Kind if kind not in kinds), None)
+        if lacking is None:
+            pytest.skip("this host runs every kind there is")
+        wanted = spec()
+        wanted = dataclasses.replace(
+            wanted, definition=msgspec.structs.replace(wanted.definition, kind=lacking)
+        )
+        with pytest.raises(InvalidInput) as refused:
+            await session.define(wanted)
+        assert (refused.value.field, refused.value.value) == ("kind", lacking)
+        assert await session.guest(wanted.uuid) is None
 
     @pytest.mark.parametrize("name", ODD_NAMES)
     async def test_an_odd_name_is_text_and_nothing_else(
@@ -645,6 +678,18 @@ class DriverConformance:
         await asyncio.gather(*(session.undefine(one.uuid) for one in made))
         assert not wanted & {guest.uuid for guest in await session.guests()}
 
+    async def test_a_cancelled_call_leaves_the_session_of_use(
+        self, session: Session, defined: GuestSpec
+    ) -> None:
+        calls = [asyncio.ensure_future(session.guests()) for _ in range(4)]
+        await asyncio.sleep(0)
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
+        assert session.is_open
+        await session.start(defined.uuid)
+        assert await self.power(session, defined.uuid) is Power.RUNNING
+
     async def test_a_dropped_connection_is_noticed(
         self, session: Session, running: GuestSpec, dropped: Act | None
     ) -> None:
@@ -694,6 +739,43 @@ class DriverConformance:
         async with await driver.open(host) as second:
             assert await self.power(second, running.uuid) is Power.RUNNING
 
+    async def test_a_verb_over_a_dropped_connection_says_what_is_known(
+        self, driver: Driver, host: Host, session: Session, running: GuestSpec, dropped: Act | None
+    ) -> None:
+        if dropped is None:
+            pytest.skip("the connection cannot be broken here: no fixture dropped")
+        await dropped()
+        possible = {Power.OFF}
+        try:
+            async with asyncio.timeout(self.bound_s):
+                await session.stop(running.uuid)
+        except OutcomeUnknown:
+            possible = {Power.OFF, Power.RUNNING}
+        except HostUnreachable:
+            possible = {Power.RUNNING}
+        async with await driver.open(host) as second:
+            assert await self.power(second, running.uuid) in possible
+
+    async def test_a_shutdown_whose_connection_breaks_is_in_doubt(
+        self,
+        driver: Driver,
+        session: Session,
+        running: GuestSpec,
+        dropped: Act | None,
+        deafened: ActOn | None,
+    ) -> None:
+        need(driver, Capability.SHUTDOWN)
+        if dropped is None or deafened is None:
+            pytest.skip("a shutdown cannot be held up here: no fixture dropped, or deafened")
+        await deafened(running.uuid)
+        asking = asyncio.ensure_future(session.shutdown(running.uuid, grace_s=2 * self.bound_s))
+        # A look that set out later has come back: so the request is on its way.
+        await session.guests()
+        await dropped()
+        async with asyncio.timeout(self.bound_s):
+            with pytest.raises((OutcomeUnknown, HostUnreachable)):
+                await asking
+
     # --- live migration ---------------------------------------------------------------
 
     async def test_a_migrated_guest_goes_on_there_and_is_gone_here(
@@ -737,6 +819,38 @@ class DriverConformance:
             await session.migrate(defined.uuid, target)
         assert await self.power(session, defined.uuid) is Power.OFF
         assert await target.guest(defined.uuid) is None
+
+    async def test_what_is_not_there_is_not_migrated(
+        self, driver: Driver, session: Session, other: Session | None
+    ) -> None:
+        target = self._target(driver, other)
+        with pytest.raises(JobFailed):
+            await session.migrate(unknown_uuid(), target)
+
+    async def test_nothing_migrates_to_a_closed_session(
+        self, driver: Driver, session: Session, other: Session | None, running: GuestSpec
+    ) -> None:
+        target = self._target(driver, other)
+        await target.close()
+        with pytest.raises(HostUnreachable):
+            await session.migrate(running.uuid, target)
+        assert await self.power(session, running.uuid) is Power.RUNNING
+
+    async def test_opposite_migrations_pass_each_other(
+        self, driver: Driver, session: Session, other: Session | None, define: Define
+    ) -> None:
+        target = self._target(driver, other)
+        first, second = await define(), await define()
+        for one in (first, second):
+            await session.start(one.uuid)
+        await session.migrate(first.uuid, target)
+        await asyncio.gather(
+            session.migrate(second.uuid, target), target.migrate(first.uuid, session)
+        )
+        assert await self.power(session, first.uuid) is Power.RUNNING
+        assert await self.power(target, second.uuid) is Power.RUNNING
+        assert await session.guest(second.uuid) is None
+        assert await target.guest(first.uuid) is None
 
     async def test_a_cancelled_migration_leaves_the_guest_where_it_ran(
         self, driver: Driver, session: Session, other: Session | None, running: GuestSpec
