@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from vagoth.drivers.base import GuestEvent, Power
 from vagoth.drivers.libvirt.link import Link
+from vagoth.drivers.libvirt.verbs import find
 from vagoth.drivers.libvirt.workers import Call
-from vagoth.errors import HostError
+from vagoth.errors import HostError, VagothError
 
 if TYPE_CHECKING:
     import libvirt
@@ -69,6 +70,7 @@ class Lifecycle:
         self._is_registered = False
         # What a guest last was, for events that do not say.
         self._last: dict[str, Power] = {}
+        self._looking: set[asyncio.Task[None]] = set()
         link.on_end(self._fail)
 
     @contextlib.asynccontextmanager
@@ -122,7 +124,21 @@ class Lifecycle:
         else:
             self._last[uuid] = power
         words = _STOPPED_DETAIL.get(detail, "stopped") if event == _STOPPED else _DETAIL.get(event)
-        happened = GuestEvent(uuid, name, power, words or "changed")
+        self._tell(GuestEvent(uuid, name, power, words or "changed"))
+        if event == _STOPPED:
+            looking = self._loop.create_task(self._look_whether_gone(uuid, name))
+            self._looking.add(looking)
+            looking.add_done_callback(self._looking.discard)
+
+    async def _look_whether_gone(self, uuid: str, name: str) -> None:
+        """libvirt does not say that a guest is gone that it does not keep, or that moved away."""
+        with contextlib.suppress(VagothError):
+            found = await self._link.call(f"guest {name}", lambda c, _: find(c, uuid) is not None)
+            # Where it is not among the last known any more, it was said meanwhile.
+            if not found and self._last.pop(uuid, None) is not None:
+                self._tell(GuestEvent(uuid, name, None, "gone"))
+
+    def _tell(self, happened: GuestEvent) -> None:
         for stream in self._streams:
             stream.put(happened)
 

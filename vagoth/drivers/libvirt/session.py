@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import TypeVar
 
 from vagoth.drivers.base import (
@@ -36,6 +37,9 @@ class LibvirtSession(Session):
         self.link = link
         self._lifecycle = Lifecycle(link)
         self._capabilities: Capabilities | None = None
+        # What guests were defined to use while they ran. libvirt tells all hosts' guests in one
+        # call, but of those that run only what they run with.
+        self._pending: dict[str, tuple[int, int]] = {}
         # Each migration keeps a worker for as long as it takes: some must be left for the rest.
         self.migrations = asyncio.Semaphore(2)
 
@@ -64,22 +68,34 @@ class LibvirtSession(Session):
         )
 
     async def guests(self) -> Sequence[Guest]:
-        return await self.link.call("its guests", lambda connection, _: verbs.guests(connection))
+        found = await self.link.call("its guests", lambda c, _: verbs.guests(c))
+        return [self._as_defined(guest) for guest in found] if self._pending else found
 
     async def guest(self, uuid: str) -> Guest | None:
-        return await self.link.call(
-            f"guest {uuid}", lambda connection, _: verbs.guest(connection, uuid)
-        )
+        found = await self.link.call(f"guest {uuid}", lambda c, _: verbs.guest(c, uuid))
+        return self._as_defined(found) if found is not None else None
+
+    def _as_defined(self, guest: Guest) -> Guest:
+        if guest.power not in (Power.RUNNING, Power.PAUSED):
+            self._pending.pop(guest.uuid, None)
+        if guest.uuid not in self._pending:
+            return guest
+        memory_bytes, vcpus = self._pending[guest.uuid]
+        return replace(guest, memory_bytes=memory_bytes, vcpus=vcpus)
 
     async def define(self, spec: GuestSpec) -> None:
         check_spec(spec)
         known = await self.capabilities()
-        await self.link.call(
+        runs = await self.link.call(
             f"the definition of {spec.name}",
             lambda connection, call: verbs.define(connection, call, spec, known),
             uuid=spec.uuid,
             xml=spec.definition.xml,
         )
+        if runs:
+            self._pending[spec.uuid] = (spec.definition.memory_bytes, spec.definition.vcpus)
+        else:
+            self._pending.pop(spec.uuid, None)
 
     async def undefine(self, uuid: str) -> None:
         await self.link.call(

@@ -157,8 +157,11 @@ def facts(connection: libvirt.virConnect, known: Capabilities) -> HostFacts:
 
 def define(
     connection: libvirt.virConnect, call: Call, spec: GuestSpec, known: Capabilities
-) -> None:
-    """Make the guest known, or bring its definition up to date; never to start by itself."""
+) -> bool:
+    """Make the guest known, or bring its definition up to date; never to start by itself.
+
+    Returns whether it runs: then it keeps what it has until it is next started.
+    """
     import libvirt
 
     domain = find(connection, spec.uuid)
@@ -175,6 +178,7 @@ def define(
     domain = connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
     if domain.autostart():
         domain.setAutostart(0)
+    return bool(domain.isActive())
 
 
 def undefine(connection: libvirt.virConnect, call: Call, uuid: str) -> None:
