@@ -37,6 +37,8 @@ def main() -> int:
     except LabError as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 async def _up(count: int, prefix: str | None) -> int:

@@ -140,7 +140,11 @@ class LabHost:
     async def start_libvirtd(self) -> None:
         """Start it and wait until it answers; its guests that run are found again."""
         await self._start(LIBVIRTD)
-        await self.virsh("list", timeout_s=START_TIMEOUT_S)
+        # It opens its socket before its drivers have read their settings, which may end it yet.
+        try:
+            await self.virsh("list", timeout_s=START_TIMEOUT_S)
+        except CommandFailed as error:
+            raise LabError(f"{error}\n{self._log_of(LIBVIRTD)}") from None
 
     async def stop_libvirtd(self) -> None:
         """Stop it; its guests run on, and its socket refuses."""
@@ -192,7 +196,7 @@ class LabHost:
         try:
             await self.run(*daemon.command, timeout_s=START_TIMEOUT_S)
         except CommandFailed as error:
-            raise LabError(f"{self.name}: {error}\n{self._log_of(daemon)}") from None
+            raise LabError(f"{error}\n{self._log_of(daemon)}") from None
 
     async def _stop(self, daemon: Daemon) -> None:
         pid = self._namespace.from_pid_file(daemon.pid_file)

@@ -14,7 +14,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 from tests.lab import process
-from tests.lab.errors import LabError, tail
+from tests.lab.errors import CommandFailed, LabError, tail
 
 PID_1 = Path(__file__).with_name("init.py")
 
@@ -105,9 +105,13 @@ class Namespace:
     ) -> CompletedProcess[str]:
         """Run a command inside, as :func:`tests.lab.process.run` does outside."""
         command = self.enter(*argv)
-        return await process.run(
-            *command, stdin=stdin, timeout_s=timeout_s, check=check, env=ENVIRONMENT
-        )
+        try:
+            return await process.run(
+                *command, stdin=stdin, timeout_s=timeout_s, check=check, env=ENVIRONMENT
+            )
+        except CommandFailed as error:
+            shown = (f"{self.hostname}:", *argv)
+            raise CommandFailed(shown, error.outcome, error.output) from None
 
     async def ip(self, *commands: str) -> None:
         """Run ``ip`` commands inside the network namespace only, all or none of them checked."""

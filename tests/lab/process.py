@@ -63,7 +63,9 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
     # holds the pipes any more.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    await asyncio.shield(process.wait())
+    # A daemon it started has left the group, and may be long in letting go of them.
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(process.wait(), 5)
 
 
 async def together(*steps: Coroutine[Any, Any, None]) -> None:
