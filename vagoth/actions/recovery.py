@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from vagoth.actions.base import Context, guest_uuid, settled_state, together
+from vagoth.actions.base import LANDING_S, Context, guest_uuid, settled_state, together
 from vagoth.actions.observe import DUPLICATE, active, vm_state
-from vagoth.drivers.base import Guest
+from vagoth.drivers.base import Guest, Power
 from vagoth.errors import OutcomeUnknown, VagothError
 from vagoth.model import Intent, Record, State
 
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 
 #: How long hosts may take to say what is true.
 ANSWER_S = 15.0
+#: How often they are asked while something is still under way there.
+ASK_AGAIN_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ async def settle(context: Context, node_id: str) -> Record:
     args = intent.args
     hosts = [record.parent, args.get("host"), args.get("target")]
     asked = [id for id in dict.fromkeys(hosts) if id is not None and id in context.view]
-    there, silent = await _ask(context, record, asked)
+    there, silent = await _ask_until_landed(context, record, intent, asked)
     if silent and not _told_enough(record, there):
         await context.put(replace(record, state=State.UNKNOWN))
         names = ", ".join(f"{context.view.name_of(id)} ({error})" for id, error in silent.items())
@@ -127,6 +130,22 @@ async def settle_despite_cancel(context: Context, node_id: str) -> Record:
             # Bounded by ANSWER_S. The cancellation that began this is raised by the caller.
             continue
     return task.result()
+
+
+async def _ask_until_landed(
+    context: Context, record: Record, intent: Intent, host_ids: list[str]
+) -> tuple[dict[str, Guest | None], dict[str, VagothError]]:
+    """Ask, and ask again while a call that was sent before is still at work on a host."""
+    deadline = time.monotonic() + LANDING_S
+    while True:
+        there, silent = await _ask(context, record, host_ids)
+        # A guest that is being started, or is arriving, shows as paused until it is there.
+        arriving = intent.args.get("state") != State.PAUSED and any(
+            guest is not None and guest.power is Power.PAUSED for guest in there.values()
+        )
+        if not arriving or time.monotonic() > deadline:
+            return there, silent
+        await asyncio.sleep(ASK_AGAIN_S)
 
 
 async def _ask(
