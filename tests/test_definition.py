@@ -58,6 +58,7 @@ class Mapped(msgspec.Struct, forbid_unknown_fields=True):
 
     numbers: dict[str, int] = {}
     nics: dict[str, Nic] = {}
+    deep: dict[str, dict[str, int]] = {}
     kinds: dict[str, Kind] = {}
     ratio: float | None = None
     is_on: bool = False
@@ -224,13 +225,43 @@ def test_a_prefix_stands_before_the_field() -> None:
     assert caught.value.field == "definition.memory"
 
 
-def test_what_is_wrong_below_a_key_of_a_mapping_is_refused() -> None:
-    assert refused(Mapped, numbers={"a": "x"}).field == "numbers[...]"
+@pytest.mark.parametrize(
+    ("definition", "field", "value"),
+    [
+        ({"numbers": {"ok": 1, "bad": "x"}}, "numbers.bad", "x"),
+        # A field after it is wrong, too, and no fault of the keys that are right.
+        ({"numbers": {"ok": 1, "bad": "x"}, "kinds": {"z": "xen"}}, "numbers.bad", "x"),
+        ({"numbers": {"ok": 1, "bad": "x"}, "kinds": {"z": SURROGATE}}, "numbers.bad", "x"),
+        ({"nics": {"a": {"network": 5}}}, "nics.a.network", 5),
+        ({"nics": {"a": {"network": "n", "mac": "x"}}}, "nics.a.mac", "x"),
+        ({"nics": {"a": {"nework": "lan"}}}, "nics.a.nework", "lan"),
+        ({"deep": {"a": {"b": 1, "c": "x"}}}, "deep.a.c", "x"),
+        ({"kinds": {"a": "xen"}}, "kinds.a", "xen"),
+        # What cannot stand in a path is not put into one.
+        ({"numbers": {"a.b": "x"}}, "numbers[...]", {"a.b": "x"}),
+        ({"numbers": {"": "x"}}, "numbers[...]", {"": "x"}),
+        ({"numbers": {"a\x1b[2J": "x"}}, "numbers[...]", {"a\x1b[2J": "x"}),
+        ({"numbers": {SURROGATE: "x"}}, "numbers[...]", {SURROGATE: "x"}),
+    ],
+)
+def test_what_is_wrong_below_a_key_of_a_mapping_is_named(
+    definition: dict[str, Any], field: str, value: Any
+) -> None:
+    error = refused(Mapped, **definition)
+    assert (error.field, error.value) == (field, value)
+
+
+def test_what_a_key_s_value_may_be_is_said() -> None:
     assert refused(Mapped, numbers={1: 1}).expected == "text"
-    error = refused(Mapped, nics={"a": {"nework": "lan"}})
-    assert error.cure == "did you mean network?"
-    assert refused(Mapped, nics={"a": {"network": "n", "mac": "x"}}).field == "nics[...].mac"
+    assert refused(Mapped, nics={"a": {"nework": "lan"}}).cure == "did you mean network?"
     assert refused(Mapped, kinds={"a": "xen"}).expected == "one of kvm, qemu, lxc"
+    assert refused(Mapped, kinds={"a.b": "xen"}).expected == "one of kvm, qemu, lxc"
+
+
+def test_a_plain_mapping_may_be_what_is_wanted() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        convert({"a": 1, "b": "x"}, dict[str, int])
+    assert (caught.value.field, caught.value.value) == ("b", "x")
 
 
 @pytest.mark.parametrize("name", ["a[", "a.b", "", "]", "a\nb", "a` - at `$.b", "[...]", "ü"])

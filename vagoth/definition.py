@@ -30,6 +30,7 @@ _PROBLEM = re.compile(r"(?P<text>.*?)(?: - at `(?:key` in `)?\$(?P<path>[^`]*)`)
 
 _PART = r"[^.\[\]]+(\[[0-9]{1,9}\])*"
 _PATH = re.compile(rf"{_PART}(\.{_PART})*")
+_KEY = re.compile(r"[\w@+-]+")
 
 T = TypeVar("T")
 
@@ -202,8 +203,11 @@ def _explained(
     match = _PROBLEM.fullmatch(problem)
     assert match is not None
     path, text = (match["path"] or "").lstrip("."), match["text"]
-    if "[...]" in path:
-        path = _failing_key(definition, wanted, path.partition("[...]")[0])
+    while "[...]" in path:
+        found = _with_key(definition, wanted, path, problem)
+        if found is None:
+            break
+        path = found
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text, re.DOTALL)
     missing = re.fullmatch(r"Object missing required field `(.*)`", text)
     # The checks in __post_init__ begin with the field that they are about.
@@ -246,14 +250,22 @@ def _offending(definition: Any, path: str, name: str | None) -> Any:
     return value.get(name) if name and not dots and isinstance(value, Mapping) else value
 
 
-def _failing_key(definition: Mapping[str, Any], wanted: type, path: str) -> str:
-    """The path of the first entry, in the mapping at ``path``, that its type refuses."""
-    for key, value in value_at(definition, path).items():
+def _with_key(definition: Any, wanted: type, path: str, problem: str) -> str | None:
+    """``path`` with its first ``[...]`` made the key of the mapping that has the problem.
+
+    Nothing where the key is none that could stand in a path.
+    """
+    mapping, _, rest = path.partition("[...]")
+    entries = value_at(definition, mapping) if mapping else definition
+    for key, value in entries.items():
+        alone = assigned(definition, mapping, {key: value}) if mapping else {key: value}
         try:
-            msgspec.convert(assigned(definition, path, {key: value}), wanted)
-        except msgspec.ValidationError:
-            return f"{path}.{key}"
-    return path
+            msgspec.convert(alone, wanted)
+        except (msgspec.ValidationError, UnicodeEncodeError) as error:
+            # Some later field may be wrong as well, which is no fault of this key.
+            if str(error) == problem:
+                return f"{mapping}.{key}{rest}".lstrip(".") if _KEY.fullmatch(key) else None
+    return None
 
 
 _WORDS = {
