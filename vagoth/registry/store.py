@@ -27,6 +27,7 @@ from vagoth.registry.storefile import (
     Stamp,
     StoreFile,
     records_in,
+    stamp,
     stamp_of,
 )
 
@@ -75,6 +76,8 @@ class Store:
         opened = Journal.open(self._journal_path)
         if opened is not None and content is None:
             content = self._load_content()  # both may have been made since we looked
+        if opened is not None:
+            self._journal_stamp = stamp(os.fstat(opened.fileno()))
         if self._journal is not None:
             self._journal.close()
         self._journal = opened
@@ -110,17 +113,17 @@ class Store:
                 stamp_of(self._journal_path) != self._journal_stamp
                 or stamp_of(self.path) != self._stamp
             )
-        stamp = stamp_of(self._journal_path)
-        if stamp is None:
+        found = stamp_of(self._journal_path)
+        if found is None:
             raise self._gone(self._journal_path)
-        if stamp[:2] != (self._journal_stamp or ())[:2]:
+        if self._journal_stamp is None or found[:2] != self._journal_stamp[:2]:
             raise self._replaced(self._journal_path)
-        if stamp[2] != self._seen_bytes:
+        if found[2] != self._seen_bytes:
             return True
-        stamp = stamp_of(self.path)
-        if stamp is None and self._stamp is not None:
+        found = stamp_of(self.path)
+        if found is None and self._stamp is not None:
             raise self._gone(self.path)
-        return stamp != self._stamp
+        return found != self._stamp
 
     @property
     def is_attached(self) -> bool:
@@ -191,7 +194,7 @@ class Store:
             raise RegistryError(f"another process is writing {self.path}", cure="try again")
         self._stamp = self._file.publish()
         self._journal = Journal.create(self._journal_path, store=self.id, base=mark.seq)
-        self._journal_stamp = stamp_of(self._journal_path)
+        self._journal_stamp = stamp(os.fstat(self._journal.fileno()))
         self._durable = mark.seq
         return Mark(mark.seq, 0, self._journal.start)
 

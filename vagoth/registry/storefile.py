@@ -96,7 +96,7 @@ def stamp_of(path: Path) -> Stamp | None:
         return None
     except OSError as error:
         raise trouble(error, "read", path) from error
-    return _stamp(found)
+    return stamp(found)
 
 
 def records_in(content: Content, path: Path, *, is_ours: bool) -> dict[str, Record]:
@@ -115,7 +115,8 @@ def records_in(content: Content, path: Path, *, is_ours: bool) -> dict[str, Reco
     return {record.id: record for record in documents.values()}
 
 
-def _stamp(found: os.stat_result) -> Stamp:
+def stamp(found: os.stat_result) -> Stamp:
+    """Which file it is, and in which state: device, inode, size, time of the last change."""
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
@@ -182,9 +183,9 @@ class StoreFile(Storage):
         :raises RegistryError: it cannot be read
         """
         # Looked at first: if the file is replaced in between, it is only read once more.
-        stamp = stamp_of(self.path)
+        found = stamp_of(self.path)
         data = self._read_bytes()
-        if data is None or stamp is None:
+        if data is None or found is None:
             return None
         try:
             tables = _tables.decode(data)
@@ -192,7 +193,7 @@ class StoreFile(Storage):
             raise self._refused("it is JSON without our table “vagoth”") from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._refused(f"it is not JSON ({error})") from error
-        return Content(self._meta(tables.vagoth), bytes(tables.nodes), stamp)
+        return Content(self._meta(tables.vagoth), bytes(tables.nodes), found)
 
     def tail(self) -> tuple[Meta, Stamp] | None:
         """The table ``vagoth`` of a file that a registry wrote, without reading all of it.
@@ -211,7 +212,7 @@ class StoreFile(Storage):
         if not is_there or not table.endswith(b"}}"):
             return None
         try:
-            return _metas.decode(table[:-2]), _stamp(found)
+            return _metas.decode(table[:-2]), stamp(found)
         except msgspec.DecodeError:
             return None
 
@@ -239,7 +240,7 @@ class StoreFile(Storage):
             raise trouble(error, "written", self.path) from error
         finally:
             self.close()
-        return _stamp(found)
+        return stamp(found)
 
     def _stage(self, parts: list[bytes]) -> bool:
         self.close()
