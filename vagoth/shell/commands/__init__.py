@@ -1,0 +1,1 @@
+"""The commands. Each resolves every name before it acts, and returns data."""

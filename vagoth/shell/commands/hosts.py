@@ -1,0 +1,119 @@
+"""Commands about hosts: poll asks them what is true, check tries what they need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+from vagoth.drivers.base import Check
+from vagoth.shell.context import Failure, Result, ShellContext
+from vagoth.shell.grammar import Host, command
+from vagoth.tables import Column, Look, Table
+
+if TYPE_CHECKING:
+    from vagoth.monitor import HostReport
+    from vagoth.nodes.base import NodeList
+
+_NO_HOSTS = "there are no hosts yet: new NAME --type hv driver=libvirt ssh=USER@HOST"
+_HOST_ERROR = 5
+
+
+def _hosts(ctx: ShellContext, names: Sequence[str]) -> NodeList | None:
+    from vagoth.actions.base import hypervisor
+
+    if not names:
+        return None
+    chosen = ctx.cluster.select(names)
+    for node in chosen:
+        hypervisor(node.record)
+    return chosen
+
+
+@command("poll")
+async def poll(ctx: ShellContext, *hosts: Annotated[str, Host(globs=True)]) -> Result:
+    """Look at hosts now, all at once, and write down what is true of their guests.
+
+    A host that cannot be reached is marked so and reported; the others are not kept waiting.
+
+    :param hosts: the hosts; all of them if none is named
+    """
+    reports = await ctx.cluster.poll(_hosts(ctx, hosts))
+    failures = [Failure(report.host.name, report.error) for report in reports if report.error]
+    return Result(_poll_table(reports), failures=failures)
+
+
+def _poll_table(reports: Sequence[HostReport]) -> Table:
+    columns = (
+        Column("host", "HOST", Look.NAME),
+        Column("state", "STATE", Look.STATE),
+        Column("guests", "GUESTS", Look.NUMBER),
+        Column("strangers", "NOT OURS", Look.NUMBER, weight=1),
+        Column("took", "TOOK", weight=2),
+    )
+    rows = [
+        (
+            report.host.name,
+            report.host.state,
+            report.guests if report.error is None else None,
+            len(report.strangers) if report.error is None else None,
+            f"{report.took_s:.2f}s",
+        )
+        for report in reports
+    ]
+    records = [
+        {
+            "host": report.host.name,
+            "state": report.host.state,
+            "guests": report.guests if report.error is None else None,
+            "strangers": [
+                {"uuid": guest.uuid, "name": guest.name, "power": guest.power}
+                for guest in report.strangers
+            ],
+            "took_s": round(report.took_s, 3),
+            "error": str(report.error) if report.error is not None else None,
+        }
+        for report in reports
+    ]
+    notes = [] if reports else [_NO_HOSTS]
+    return Table("", columns, rows, records=records, notes=notes)
+
+
+@command("check")
+async def check(ctx: ShellContext, *hosts: Annotated[str, Host(globs=True)]) -> Result:
+    """Try each prerequisite of hosts, and name the cure for what fails. Changes nothing.
+
+    :param hosts: the hosts; all of them if none is named
+    """
+    found = await ctx.cluster.check(_hosts(ctx, hosts))
+    failed = any(check.ok is False for checks in found.values() for check in checks)
+    rows = [
+        (host, check.name, _outcome(check), check.detail, check.cure)
+        for host, checks in found.items()
+        for check in checks
+    ]
+    columns = (
+        Column("host", "HOST", Look.NAME),
+        Column("check", "CHECK"),
+        Column("outcome", "OUTCOME", Look.STATE),
+        Column("detail", "DETAIL"),
+        Column("cure", "CURE"),
+    )
+    kept = len(columns) if any(row[4] for row in rows) else len(columns) - 1
+    records = [
+        {"host": host, "check": check.name, "ok": check.ok}
+        | {"detail": check.detail, "cure": check.cure}
+        for host, checks in found.items()
+        for check in checks
+    ]
+    table = Table(
+        "",
+        columns[:kept],
+        [row[:kept] for row in rows],
+        records=records,
+        notes=[] if found else [_NO_HOSTS],
+    )
+    return Result(table, exit_code=_HOST_ERROR if failed else 0)
+
+
+def _outcome(check: Check) -> str:
+    return {True: "ok", False: "failed", None: "skipped"}[check.ok]
