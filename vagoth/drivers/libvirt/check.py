@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from vagoth.definition import Kind, convert
 from vagoth.drivers.base import Check, DriverSettings, Host
-from vagoth.drivers.libvirt import verbs
+from vagoth.drivers.libvirt import looking
 from vagoth.drivers.libvirt.capabilities import Capabilities
 from vagoth.drivers.libvirt.definition import LibvirtHost
 from vagoth.drivers.libvirt.opening import open_link
@@ -31,7 +31,7 @@ async def check(host: Host, settings: DriverSettings) -> Sequence[Check]:
         steps = steps if definition.ssh else HERE
         link = await open_link(host.name, definition, settings, held.__setitem__)
         try:
-            known = await link.call("its capabilities", lambda c, _: verbs.capabilities(c))
+            known = await link.call("its capabilities", lambda c, _: looking.capabilities(c))
             kinds = _kinds(known)
         finally:
             await link.close()

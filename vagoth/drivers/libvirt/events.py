@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 from vagoth.drivers.base import GuestEvent, Power
 from vagoth.drivers.libvirt.link import Link
-from vagoth.drivers.libvirt.verbs import find
+from vagoth.drivers.libvirt.looking import find
 from vagoth.drivers.libvirt.workers import Call
 from vagoth.errors import HostError, VagothError
 
@@ -55,19 +55,22 @@ class Stream(AsyncIterator[GuestEvent]):
         item = await self._items.get()
         if isinstance(item, HostError):
             self._items.put_nowait(item)
-            raise type(item)(item.host, item.problem, cure=item.cure)
+            raise copy_of(item)
         return item
 
 
 class Lifecycle:
-    """The events of one link, registered with libvirt when somebody first listens."""
+    """The events of one link, registered with libvirt when they are first needed.
 
-    def __init__(self, link: Link) -> None:
+    :param defined: told, first of all, of each guest that was defined anew or is gone
+    """
+
+    def __init__(self, link: Link, *, defined: Callable[[str], None]) -> None:
         self._link = link
+        self._defined = defined
         self._loop = asyncio.get_running_loop()
         self._streams: set[Stream] = set()
-        self._registering = asyncio.Lock()
-        self._is_registered = False
+        self._registering: asyncio.Task[None] | None = None
         # What a guest last was, for events that do not say.
         self._last: dict[str, Power] = {}
         self._looking: set[asyncio.Task[None]] = set()
@@ -82,16 +85,24 @@ class Lifecycle:
         stream = Stream()
         self._streams.add(stream)
         try:
-            await self._register()
+            await self.register()
             yield stream
         finally:
             self._streams.discard(stream)
 
-    async def _register(self) -> None:
-        async with self._registering:
-            if not self._is_registered or not self._link.is_open:
-                await self._link.call("listening for events", self._register_with)
-                self._is_registered = True
+    async def register(self) -> None:
+        """Begin to be told by libvirt, unless that has begun.
+
+        :raises HostUnreachable: the link has ended
+        """
+        if self._link.end_reason is not None:
+            raise copy_of(self._link.end_reason)
+        if self._registering is None or _has_failed(self._registering):
+            # A task of its own: libvirt registers it once, whoever of those waiting is cancelled.
+            call = self._link.call("listening for events", self._register_with)
+            self._registering = self._loop.create_task(call)
+            self._registering.add_done_callback(_has_failed)
+        await asyncio.shield(self._registering)
 
     def _register_with(self, connection: libvirt.virConnect, call: Call) -> None:
         import libvirt
@@ -114,6 +125,8 @@ class Lifecycle:
             self._loop.call_soon_threadsafe(self._deliver, *known, event, detail)
 
     def _deliver(self, uuid: str, name: str, is_active: bool, event: int, detail: int) -> None:
+        if event in (_DEFINED, _UNDEFINED):
+            self._defined(uuid)
         if event == _SHUTDOWN or (event == _UNDEFINED and detail == _UNDEFINED_RENAMED):
             # It is about to stop, which is said when it has; it goes on under another name,
             # which is said next.
@@ -158,3 +171,12 @@ class Lifecycle:
     def _fail(self, reason: HostError) -> None:
         for stream in self._streams:
             stream.put(reason)
+
+
+def copy_of(error: HostError) -> HostError:
+    """The same error, to be raised once more: each has a traceback of its own."""
+    return type(error)(error.host, error.problem, cure=error.cure)
+
+
+def _has_failed(task: asyncio.Task[None]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from vagoth.drivers.base import MigrationProgress, Power
-from vagoth.drivers.libvirt import verbs
+from vagoth.drivers.libvirt import looking
 from vagoth.drivers.libvirt.workers import Call
 from vagoth.errors import (
     GuestNotFound,
@@ -192,7 +192,7 @@ def _migration_uri(target: LibvirtSession) -> str | None:
 
 
 def _progress(connection: libvirt.virConnect, uuid: str) -> MigrationProgress | None:
-    domain = verbs.find(connection, uuid)
+    domain = looking.find(connection, uuid)
     stats: Any = domain.jobStats() if domain is not None else {}
     if "data_total" not in stats:
         return None
@@ -204,6 +204,6 @@ def _progress(connection: libvirt.virConnect, uuid: str) -> MigrationProgress | 
 
 
 def _abort(connection: libvirt.virConnect, uuid: str) -> None:
-    domain = verbs.find(connection, uuid)
+    domain = looking.find(connection, uuid)
     if domain is not None:
         domain.abortJob()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from typing import TypeVar
 
 from vagoth.drivers.base import (
@@ -19,10 +18,12 @@ from vagoth.drivers.base import (
     Power,
     Session,
 )
-from vagoth.drivers.libvirt import migration, verbs
+from vagoth.drivers.libvirt import looking, migration, verbs
 from vagoth.drivers.libvirt.capabilities import Capabilities
 from vagoth.drivers.libvirt.events import Lifecycle
 from vagoth.drivers.libvirt.link import Link
+from vagoth.drivers.libvirt.looking import Size
+from vagoth.drivers.libvirt.sizes import KnownSizes
 from vagoth.drivers.libvirt.xml import check_spec
 from vagoth.errors import HostUnreachable, OutcomeUnknown, ShutdownTimeout
 
@@ -35,11 +36,9 @@ class LibvirtSession(Session):
     def __init__(self, host: Host, link: Link) -> None:
         super().__init__(host)
         self.link = link
-        self._lifecycle = Lifecycle(link)
         self._capabilities: Capabilities | None = None
-        # What guests were defined to use while they ran. libvirt tells all hosts' guests in one
-        # call, but of those that run only what they run with.
-        self._pending: dict[str, tuple[int, int]] = {}
+        self._sizes = KnownSizes()
+        self._lifecycle = Lifecycle(link, defined=self._sizes.forget)
         # Each migration keeps a worker for as long as it takes: some must be left for the rest.
         self.migrations = asyncio.Semaphore(2)
 
@@ -57,45 +56,47 @@ class LibvirtSession(Session):
         """What the host can run, asked for once."""
         if self._capabilities is None:
             self._capabilities = await self.link.call(
-                "its capabilities", lambda connection, call: verbs.capabilities(connection)
+                "its capabilities", lambda connection, call: looking.capabilities(connection)
             )
         return self._capabilities
 
     async def facts(self) -> HostFacts:
         known = await self.capabilities()
         return await self.link.call(
-            "its facts", lambda connection, _: verbs.facts(connection, known)
+            "its facts", lambda connection, _: looking.facts(connection, known)
         )
 
     async def guests(self) -> Sequence[Guest]:
-        found = await self.link.call("its guests", lambda c, _: verbs.guests(c))
-        return [self._as_defined(guest) for guest in found] if self._pending else found
+        known, generation = await self._sizes_known()
+        found = await self.link.call("its guests", lambda c, _: looking.guests(c, known))
+        self._sizes.learn(found, generation)
+        return found
 
     async def guest(self, uuid: str) -> Guest | None:
-        found = await self.link.call(f"guest {uuid}", lambda c, _: verbs.guest(c, uuid))
-        return self._as_defined(found) if found is not None else None
+        known, generation = await self._sizes_known()
+        found = await self.link.call(f"guest {uuid}", lambda c, _: looking.guest(c, uuid, known))
+        if found is not None:
+            self._sizes.learn([found], generation)
+        return found
 
-    def _as_defined(self, guest: Guest) -> Guest:
-        if guest.power not in (Power.RUNNING, Power.PAUSED):
-            self._pending.pop(guest.uuid, None)
-        if guest.uuid not in self._pending:
-            return guest
-        memory_bytes, vcpus = self._pending[guest.uuid]
-        return replace(guest, memory_bytes=memory_bytes, vcpus=vcpus)
+    async def _sizes_known(self) -> tuple[Mapping[str, Size], int]:
+        # They stay known for as long as we hear of it when one changes.
+        await self._lifecycle.register()
+        return self._sizes.now()
 
     async def define(self, spec: GuestSpec) -> None:
         check_spec(spec)
         known = await self.capabilities()
-        runs = await self.link.call(
-            f"the definition of {spec.name}",
-            lambda connection, call: verbs.define(connection, call, spec, known),
-            uuid=spec.uuid,
-            xml=spec.definition.xml,
-        )
-        if runs:
-            self._pending[spec.uuid] = (spec.definition.memory_bytes, spec.definition.vcpus)
-        else:
-            self._pending.pop(spec.uuid, None)
+        try:
+            await self.link.call(
+                f"the definition of {spec.name}",
+                lambda connection, call: verbs.define(connection, call, spec, known),
+                uuid=spec.uuid,
+                xml=spec.definition.xml,
+            )
+        finally:
+            # The event that says so may come later than the next look.
+            self._sizes.forget(spec.uuid)
 
     async def undefine(self, uuid: str) -> None:
         await self.link.call(
