@@ -149,7 +149,7 @@ class Journal:
         """
         try:
             fd = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise trouble(error, "read", path) from error

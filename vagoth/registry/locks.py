@@ -48,19 +48,22 @@ class StoreLock:
         self._is_writable = False
 
     def try_exclusive(self) -> bool:
-        """Take the lock if nobody holds it; make its file, and the directory, if need be.
+        """Take the lock if nobody holds it; make its file if need be.
 
+        :raises FileNotFoundError: there is no directory for it
         :raises RegistryError: it cannot be made
         """
         try:
             if not self._is_writable:
                 self.close()
             if self._fd is None:
-                self._fd = self._make()
+                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
                 self._is_writable = True
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except FileNotFoundError:
+            raise
         except OSError as error:
             raise trouble(error, "written", self._path) from error
         if same_file(self._fd, self._path):
@@ -111,11 +114,14 @@ class StoreLock:
     def mark(self, settled: int) -> None:
         """Say, as the holder, up to where the journal is settled.
 
-        :raises OSError: it cannot be written
+        :raises RegistryError: it cannot be written
         """
         assert self._fd is not None
         said = b"%020d %010d" % (settled, os.getpid())
-        os.pwrite(self._fd, b"%b %08x\n" % (said, zlib.crc32(said)), 0)
+        try:
+            write_at(self._fd, b"%b %08x\n" % (said, zlib.crc32(said)), 0)
+        except OSError as error:
+            raise trouble(error, "written", self._path) from error
 
     def release(self) -> None:
         """Let go."""
@@ -128,14 +134,6 @@ class StoreLock:
             os.close(self._fd)
             self._fd = None
             self._is_writable = False
-
-    def _make(self) -> int:
-        flags = os.O_RDWR | os.O_CREAT
-        try:
-            return os.open(self._path, flags, 0o600)
-        except FileNotFoundError:
-            make_directory(self._path.parent)
-            return os.open(self._path, flags, 0o600)
 
     def _content(self) -> tuple[int, int]:
         try:
@@ -166,6 +164,8 @@ class NodeLocks:
         tx = transaction.current()
         deadline = time.monotonic() + wait_s
         looks = 0
+        if not self._directory.is_dir():
+            await asyncio.to_thread(self._make_directory)
         while (fd := self._try(path)) is None:
             looks += 1
             if looks >= _LOOKS and time.monotonic() >= deadline:
@@ -216,6 +216,12 @@ class NodeLocks:
             os.close(fd)
         return False, None
 
+    def _make_directory(self) -> None:
+        try:
+            make_directory(self._directory)
+        except OSError as error:
+            raise trouble(error, "made", self._directory) from error
+
     def _path(self, node_id: str) -> Path:
         quoted = urllib.parse.quote(node_id, safe="")
         if len(quoted) > _LONGEST_FILE_NAME:
@@ -225,11 +231,7 @@ class NodeLocks:
 
     def _try(self, path: Path) -> int | None:
         try:
-            try:
-                fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-            except FileNotFoundError:
-                make_directory(path.parent)
-                fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise trouble(error, "made", path) from error
         try:

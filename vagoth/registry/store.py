@@ -17,6 +17,7 @@ import msgspec
 
 from vagoth.errors import InvalidInput, RegistryError, WatchGap
 from vagoth.model import Record
+from vagoth.registry.files import make_directory, trouble
 from vagoth.registry.journal import Entry, Journal, Line, Mark, seal, sum_of
 from vagoth.registry.locks import StoreLock
 from vagoth.registry.storefile import (
@@ -166,8 +167,10 @@ class Store:
         first, last = self._mark(position), self._mark(until)
         if first.seq > last.seq:
             raise WatchGap(f"{position!r} is ahead of what was read of {self.path}")
-        if self._journal is None or first.seq == last.seq:
+        if first.seq == last.seq:
             return []
+        if self._journal is None:
+            raise self._forgotten(position)
         return list(islice(self._journal.entries(first, last.end), _ENTRIES_AT_ONCE))
 
     def page_back(self, mark: Mark) -> tuple[list[Entry], Mark]:
@@ -178,6 +181,13 @@ class Store:
         return entries, Mark(mark.seq - len(entries), 0, begin)
 
     # --- writing: only with the store's lock held ---------------------------------------
+
+    def make_directory(self) -> None:
+        """Make the directory that the files lie in, durably. Needs no lock."""
+        try:
+            make_directory(self.path.parent)
+        except OSError as error:
+            raise trouble(error, "made", self.path.parent) from error
 
     def establish(self, records: Iterable[Record], mark: Mark) -> Mark:
         """Make the journal, if there is none, and with it the store.
@@ -219,7 +229,7 @@ class Store:
         self._durable = marks[-1].seq
         self._seen_bytes = end
         # Who opens the store while the next writer holds the lock must see these.
-        with suppress(OSError):
+        with suppress(RegistryError):
             self.lock.mark(end)
         return marks
 
@@ -333,7 +343,7 @@ class Store:
         if mark.seq == self._journal.header.base:
             return Mark(mark.seq, 0, self._journal.start)
         if mark.seq < self._journal.header.base or not self._journal.line_ends_at(mark.end):
-            raise WatchGap(f"{self.path} no longer keeps what followed {position!r}")
+            raise self._forgotten(position)
         return mark
 
     def _meta(self, mark: Mark) -> Meta:
@@ -343,6 +353,9 @@ class Store:
             position=self.position(mark),
             journal=Folded(mark.seq, mark.start, mark.end, mark.sum),
         )
+
+    def _forgotten(self, position: str) -> WatchGap:
+        return WatchGap(f"{self.path} does not keep what followed {position!r}", cure="watch anew")
 
     def _gone(self, path: Path) -> RegistryError:
         return RegistryError(

@@ -73,7 +73,7 @@ class Content(NamedTuple):
         )
 
 
-class _Tables(msgspec.Struct):
+class _Tables(msgspec.Struct, forbid_unknown_fields=True):
     vagoth: dict[str, msgspec.Raw]
     nodes: msgspec.Raw = msgspec.Raw(b"{}")
 
@@ -190,7 +190,10 @@ class StoreFile(Storage):
         try:
             tables = _tables.decode(data)
         except msgspec.ValidationError as error:
-            raise self._refused("it is JSON without our table “vagoth”") from error
+            # Another table would be lost when the file is written anew.
+            raise self._refused(
+                f"it is JSON, and not with our two tables alone: {error}"
+            ) from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._refused(f"it is not JSON ({error})") from error
         return Content(self._meta(tables.vagoth), bytes(tables.nodes), found)

@@ -45,6 +45,7 @@ from vagoth.model import Change, Commit, Holder, Put, Record, RecordChange, new_
 from vagoth.registry import rules
 from vagoth.registry.ahead import Ahead
 from vagoth.registry.base import Registry
+from vagoth.registry.files import trouble
 from vagoth.registry.journal import Entry, Line, LineChange, Mark
 from vagoth.registry.locks import NodeLocks
 from vagoth.registry.store import Store, apply
@@ -266,7 +267,7 @@ class TinyDBRegistry(Registry):
         """Hold the store's lock, and have read all that is in the store. Needs the guard."""
         deadline = time.monotonic() + LOCK_WAIT_S
         pause_s = 0.0005
-        while not self._store.lock.try_exclusive():
+        while not await self._has_lock():
             if time.monotonic() > deadline:
                 raise self._store.lock.is_held_for(LOCK_WAIT_S)
             # Uneven steps: writers that wait in step would wake in step and starve one another.
@@ -278,6 +279,17 @@ class TinyDBRegistry(Registry):
             yield
         finally:
             self._store.lock.release()
+
+    async def _has_lock(self) -> bool:
+        try:
+            return self._store.lock.try_exclusive()
+        except FileNotFoundError as error:
+            if self._store.id:
+                # Do not make a new, empty directory where a store of ours went away.
+                await self._catch_up(is_locked=False)
+                raise trouble(error, "written", self.path) from error
+            await self._run(self._store.make_directory)
+            return self._store.lock.try_exclusive()
 
     async def _write_together(self, batch: Sequence[_Wanted]) -> list[_Outcome]:
         """Decide each commit on top of those before it, and write all with one sync."""
