@@ -7,7 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from enum import StrEnum
 from typing import Any
 
@@ -103,7 +103,7 @@ class Scheduler:
     def __init__(self, *, jobs_per_host: int = 4) -> None:
         self._jobs_per_host = jobs_per_host
         self._slots: dict[str, asyncio.Semaphore] = {}
-        self._last_of_node: dict[str, asyncio.Task[Any]] = {}
+        self._turns: dict[str, asyncio.Lock] = {}
         self._active: dict[str, Job] = {}
         self._over: deque[Job] = deque(maxlen=JOBS_KEPT)
         self._listeners: list[Callable[[Job], None]] = []
@@ -125,13 +125,12 @@ class Scheduler:
         outer = current()
         with transaction(reason="" if outer else f"{action} {node}") as tx:
             job = Job(action, node_id, node, tx.id)
-            before = self._last_of_node.get(node_id) if in_order else None
+            # asyncio's lock is handed over in the order in which it was asked for.
+            turn = self._turns.setdefault(node_id, asyncio.Lock()) if in_order else None
             job._task = asyncio.create_task(
-                self._run(job, run, before), name=f"{action} {node} ({job.id})"
+                self._run(job, run, turn), name=f"{action} {node} ({job.id})"
             )
         self._active[job.id] = job
-        if in_order:
-            self._last_of_node[node_id] = job._task
         job._task.add_done_callback(lambda task: self._ended(job, task))
         return job
 
@@ -170,10 +169,12 @@ class Scheduler:
         self,
         job: Job,
         run: Callable[[Job], Awaitable[Any]],
-        before: asyncio.Task[Any] | None,
+        turn: asyncio.Lock | None,
     ) -> Any:
-        if before is not None and not before.done():
-            await asyncio.wait([before])
+        async with turn or nullcontext():
+            return await self._run_now(job, run)
+
+    async def _run_now(self, job: Job, run: Callable[[Job], Awaitable[Any]]) -> Any:
         job.state = JobState.RUNNING
         job.started = time.time()
         log.info("%s %s: begun", job.action, job.node)
@@ -207,7 +208,7 @@ class Scheduler:
             task.exception()
         self._active.pop(job.id, None)
         self._over.append(job)
-        if self._last_of_node.get(job.node_id) is task:
-            del self._last_of_node[job.node_id]
+        if not any(other.node_id == job.node_id for other in self._active.values()):
+            self._turns.pop(job.node_id, None)
         for listener in tuple(self._listeners):
             listener(job)
