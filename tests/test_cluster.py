@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tinydb import TinyDB, where
@@ -108,11 +109,11 @@ async def test_a_taken_name_or_key_names_its_owner(cluster: Cluster) -> None:
     ],
 )
 async def test_bad_input_is_refused_whole(
-    cluster: Cluster, given: dict[str, object], says: str
+    cluster: Cluster, given: dict[str, Any], says: str
 ) -> None:
     before = cluster.registry.position
     with pytest.raises(vagoth.InvalidInput, match=says):
-        await cluster.new("web1", **given)  # type: ignore[arg-type]
+        await cluster.new("web1", **given)
     assert "web1" not in cluster
     assert cluster.registry.position == before
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vagoth.actions.base import Action, Context, Plan, Step
 from vagoth.allocator import Allocator, Placement, Spread
-from vagoth.cluster import Cluster, ClusterWatch, connect
+from vagoth.cluster import Cluster, ClusterWatch, NewNode, connect
 from vagoth.config import Config
 from vagoth.definition import VMDefinition
 from vagoth.drivers.base import (
@@ -116,6 +116,7 @@ __all__ = [
     "MigrationProgress",
     "MissingExtra",
     "Monitor",
+    "NewNode",
     "NoHostFits",
     "Node",
     "NodeList",

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mappin
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack, overload
 
 from vagoth.actions.base import Action, Context, Plan
 from vagoth.actions.look import LastLooks
@@ -43,6 +43,26 @@ DRIVERS = {
     "sim": "vagoth.drivers.sim:SimDriver",
     "libvirt": "vagoth.drivers.libvirt:LibvirtDriver",
 }
+
+
+class NewNode(TypedDict, total=False):
+    """What a new node may be given, besides its name and type. All of it may be left out.
+
+    ``id`` is what never changes, made up if not given; ``definition`` what the node should be,
+    and its type says what may be in it; ``keys`` are further unique names such as
+    ``asset:4711``; ``links`` relations to other nodes, by name. ``state`` and ``parent`` are
+    for types that no driver keeps them of.
+    """
+
+    id: str | None
+    definition: Mapping[str, Any] | None
+    tenant: str | None
+    tags: Mapping[str, str] | None
+    keys: Iterable[str]
+    metadata: Mapping[str, Any] | None
+    links: Mapping[str, Iterable[Node | str]] | None
+    state: str | None
+    parent: Node | str | None
 
 
 class Cluster:
@@ -205,25 +225,12 @@ class Cluster:
 
     # --- changing ----------------------------------------------------------------------
 
-    def prepared(
-        self,
-        name: str,
-        *,
-        type: str = "vm",
-        id: str | None = None,
-        definition: Mapping[str, Any] | None = None,
-        tenant: str | None = None,
-        tags: Mapping[str, str] | None = None,
-        keys: Iterable[str] = (),
-        metadata: Mapping[str, Any] | None = None,
-        links: Mapping[str, Iterable[Node | str]] | None = None,
-        state: str | None = None,
-        parent: Node | str | None = None,
-    ) -> New:
+    def prepared(self, name: str, *, type: str = "vm", **given: Unpack[NewNode]) -> New:
         """The action that :meth:`new` runs, checked as far as its type can tell."""
         cls = self.types.get(type, field="type")
+        state, parent, id = given.get("state"), given.get("parent"), given.get("id")
         if cls.is_driven and state is not None:
-            raise InvalidInput("state", state, "left out: the state of a {type} is seen on hosts")
+            raise InvalidInput("state", state, f"left out: the state of a {type} is seen on hosts")
         if type == "vm" and parent is not None:
             raise InvalidInput("parent", parent, "left out: define and start claim a host")
         record = Record(
@@ -231,55 +238,40 @@ class Cluster:
             name=name,
             type=type,
             state=state if state is not None else cls.initial_state,
-            tenant=tenant,
+            tenant=given.get("tenant"),
             parent=self.resolve(parent).id if parent is not None else None,
-            tags=dict(tags or {}),
-            keys=tuple(sorted({*keys})),
-            links=self.resolve_links(links or {}),
-            definition=dict(definition or {}),
-            metadata=dict(metadata or {}),
+            tags=dict(given.get("tags") or {}),
+            keys=tuple(sorted({*(given.get("keys") or ())})),
+            links=self.resolve_links(given.get("links") or {}),
+            definition=dict(given.get("definition") or {}),
+            metadata=dict(given.get("metadata") or {}),
         )
         return New(cls.prepare(record, None, self))
 
     @overload
-    async def new(self, name: str, *, type: Literal["vm"] = "vm", **given: Any) -> VM: ...
-    @overload
-    async def new(self, name: str, *, type: Literal["hv"], **given: Any) -> Hypervisor: ...
-    @overload
-    async def new(self, name: str, *, type: str, **given: Any) -> Node: ...
     async def new(
-        self,
-        name: str,
-        *,
-        type: str = "vm",
-        id: str | None = None,
-        definition: Mapping[str, Any] | None = None,
-        tenant: str | None = None,
-        tags: Mapping[str, str] | None = None,
-        keys: Iterable[str] = (),
-        metadata: Mapping[str, Any] | None = None,
-        links: Mapping[str, Iterable[Node | str]] | None = None,
-        state: str | None = None,
-        parent: Node | str | None = None,
-    ) -> Node:
+        self, name: str, *, type: Literal["vm"] = "vm", **given: Unpack[NewNode]
+    ) -> VM: ...
+    @overload
+    async def new(
+        self, name: str, *, type: Literal["hv"], **given: Unpack[NewNode]
+    ) -> Hypervisor: ...
+    @overload
+    async def new(self, name: str, *, type: str, **given: Unpack[NewNode]) -> Node: ...
+    async def new(self, name: str, *, type: str = "vm", **given: Unpack[NewNode]) -> Node:
         """Add a node to the registry. No host is contacted.
 
-        :param id: what never changes; made up if not given
-        :param definition: what the node should be; its type says what may be in it
-        :param keys: further unique names, such as ``asset:4711``
-        :param links: relations to other nodes, by name
-        :param state, parent: for types that no driver keeps them of
+        :param given: see :class:`NewNode`
         :return: a live handle
         :raises InvalidInput: a value is refused; nothing was added
         :raises Taken: the id, the name or a key has an owner, which the error names
         """
-        given = {key: value for key, value in locals().items() if key not in ("self", "name")}
-        job = self.run(self.prepared(name, **given), name)
+        job = self.run(self.prepared(name, type=type, **given), name)
         return self.node(await job)
 
-    def plan_new(self, name: str, **given: Any) -> Plan:
+    def plan_new(self, name: str, *, type: str = "vm", **given: Unpack[NewNode]) -> Plan:
         """What :meth:`new` would do, without doing it."""
-        return self.prepared(name, **given).plan(self.view, self.context.allocator)
+        return self.prepared(name, type=type, **given).plan(self.view, self.context.allocator)
 
     async def delete(self, node: Node | str, *, wait_s: float = 0.0) -> None:
         """Remove a node; see :meth:`vagoth.nodes.base.Node.delete`."""
