@@ -9,11 +9,13 @@ import itertools
 import signal
 import sys
 import threading
+import time
 import uuid as uuidlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.drivers.conformance import Act, ActOn, DriverConformance, Outside, SpecFactory
@@ -29,6 +31,7 @@ from vagoth.drivers.base import (
 )
 from vagoth.drivers.sim import SimDriver, SimHost, files
 from vagoth.drivers.sim.watch import POLL_S
+from vagoth.drivers.sim.world import World
 from vagoth.errors import (
     HostUnreachable,
     HypervisorUnavailable,
@@ -59,7 +62,16 @@ def state_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+async def patient(state_dir: Path) -> AsyncIterator[SimDriver]:
+    """A driver that waits for its hosts for longer than a busy machine takes."""
+    driver = SimDriver(DriverSettings(state_dir))
+    yield driver
+    await driver.close()
+
+
+@pytest.fixture
 async def driver(state_dir: Path) -> AsyncIterator[SimDriver]:
+    """A driver that gives up soon."""
     driver = SimDriver(DriverSettings(state_dir, connect_timeout_s=0.5, call_timeout_s=0.5))
     yield driver
     await driver.close()
@@ -77,12 +89,16 @@ async def session(driver: Driver, host: Host) -> AsyncIterator[Session]:
 
 
 @pytest.fixture
-def world(driver: SimDriver) -> SimHost:
-    return driver.world("h1")
+def world(state_dir: Path) -> SimHost:
+    return SimHost(state_dir, "h1")
 
 
 class TestSim(DriverConformance):
     """The promises of all drivers."""
+
+    @pytest.fixture
+    def driver(self, patient: SimDriver) -> Driver:
+        return patient
 
     @pytest.fixture
     async def other(self, driver: Driver) -> AsyncIterator[Session]:
@@ -221,6 +237,54 @@ async def test_who_falls_behind_the_journal_learns_how_things_are(
     assert told == {gone: None, stays: Power.RUNNING}
 
 
+async def test_what_happens_while_a_listener_is_let_in_is_told(
+    session: Session, world: SimHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own look may come back after the watcher's later one."""
+    read, reads = files.StateFile.read, itertools.count(1)
+
+    def slow_read(file: files.StateFile) -> World:
+        seen, number = read(file), next(reads)
+        if number == 2:  # the look that the listener begins with
+            world.define_foreign("late")
+            time.sleep(4 * POLL_S)
+        return seen
+
+    monkeypatch.setattr(files.StateFile, "read", slow_read)
+    async with session.events() as events, asyncio.timeout(BOUND_S):
+        assert (await anext(events)).name == "late"
+
+
+async def test_who_only_looks_numbers_nothing(session: Session, state_dir: Path) -> None:
+    """Two who saw time pass would otherwise give one number to different events."""
+    made = await a_running_guest(session)
+    file = files.StateFile(state_dir / "sim" / "h1.json", "hv1")
+    file.change(lambda world: world.ask_to_power_off(made.uuid, time.time() - 1, deaf=False))
+    seen = file.read()
+    assert seen.guests[made.uuid].power is Power.OFF
+    assert [entry.detail for entry in seen.journal] == ["defined", "started"]
+    file.tend()
+    assert [entry.detail for entry in file.read().journal][2:] == ["powered itself off"]
+    assert file.read().serial == seen.serial + 1
+
+
+async def test_nothing_happens_over_a_connection_that_broke_under_way(
+    session: Session, world: SimHost, state_dir: Path
+) -> None:
+    made = await a_running_guest(session)
+    state = state_dir / "sim" / "h1.json"
+    with (state_dir / "sim" / "h1.lock").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stopping = asyncio.ensure_future(session.stop(made.uuid))
+        # A look that set out later has come back: so the verb waits for the lock.
+        await session.guests()
+        link = msgspec.json.decode(state.read_bytes(), type=World).link
+        state.write_text(state.read_text().replace(link, "another"))
+    with pytest.raises((HostUnreachable, OutcomeUnknown)):
+        await stopping
+    assert active(world) == [("h1", made.uuid)]
+
+
 # --- sizes and refusals
 
 
@@ -317,19 +381,20 @@ async def test_a_damaged_state_file_is_one_host_s_trouble(
 
 
 async def test_who_keeps_a_host_locked_holds_up_no_other(
-    driver: Driver, session: Session, state_dir: Path
+    patient: SimDriver, host: Host, state_dir: Path
 ) -> None:
     """As a stopped process would."""
-    made = make_spec()
+    made, session = make_spec(), await patient.open(host)
     with (state_dir / "sim" / "h1.lock").open("rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         waiting = [asyncio.ensure_future(session.define(made)) for _ in range(20)]
         assert await session.guests() == []  # a look needs no lock
-        async with await driver.open(Host("h2", "hv2")) as second:
+        async with await patient.open(Host("h2", "hv2")) as second:
             await a_running_guest(second)
         assert not any(call.done() for call in waiting)
     await asyncio.gather(*waiting)
     assert [guest.uuid for guest in await session.guests()] == [made.uuid]
+    await session.close()
 
 
 # --- faults
