@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tinydb import TinyDB
 
 import vagoth
 from tests.lab import Lab
@@ -240,3 +243,120 @@ async def test_a_controller_killed_half_way_leaves_what_the_next_verb_finishes(
     assert await running(lab, "web1") == [web.parent.name]
     defined = [h.name for h in lab.hosts if "web1" in await h.virsh("list", "--all", "--name")]
     assert defined == [web.parent.name]
+
+
+RUNNER = """
+import contextlib, io, json, sys
+from vagoth.shell.main import main
+
+for line in sys.stdin:
+    output, errors, code = io.StringIO(), io.StringIO(), None
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        try:
+            main(json.loads(line))
+        except SystemExit as ended:
+            code = ended.code
+    print(json.dumps([code, output.getvalue(), errors.getvalue()]), flush=True)
+"""
+
+
+class CommandLine:
+    """A process of its own that runs one ``vagoth`` command after another."""
+
+    def __init__(self, config: Path, process: asyncio.subprocess.Process) -> None:
+        self._config = config
+        self._process = process
+
+    async def __call__(self, *words: str) -> tuple[int, str, str]:
+        """Run a command: exit code, standard output, standard error."""
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(["--config", str(self._config), *words]).encode() + b"\n")
+        await process.stdin.drain()
+        code, output, errors = json.loads(await process.stdout.readline())
+        return code, output, errors
+
+
+@contextlib.asynccontextmanager
+async def command_line(config: Path) -> AsyncIterator[CommandLine]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", RUNNER), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        yield CommandLine(config, process)
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        await process.wait()
+
+
+@pytest.mark.timeout(300)
+async def test_two_processes_that_start_one_vm_never_start_it_twice(
+    cluster: Cluster, lab: Lab, config: Path
+) -> None:
+    web = await new_vm(cluster, lab, "web1")
+    await cluster.poll()
+    codes: list[tuple[int, int]] = []
+    async with command_line(config) as one, command_line(config) as other:
+        for number in range(50):
+            wanted = [(), ()] if number % 2 else [("--on", "hv1"), ("--on", "hv2")]
+            ended = await asyncio.gather(
+                *(run("start", "web1", *on) for run, on in zip((one, other), wanted, strict=True))
+            )
+            where = await running(lab, "web1")
+            assert len(where) == 1, ended
+            assert [web.parent.name if web.parent else None, web.state] == [*where, State.RUNNING]
+            codes.append((ended[0][0], ended[1][0]))
+            for code, _, errors in ended:
+                assert code in (0, 4), errors
+                if code == 4:
+                    assert "process" in errors or where[0] in errors, errors
+            await web.stop()
+            await web.undefine()
+    assert any(0 in pair for pair in codes)
+    assert all(0 in pair for pair in codes), "each time somebody must have won"
+    assert any(4 in pair for pair in codes), "the two never met: this showed nothing"
+
+
+async def test_the_command_line_does_it_all_with_exit_codes_to_go_by(
+    lab: Lab, config: Path, store: Path
+) -> None:
+    async with command_line(config) as vagoth_:
+        for host in lab.hosts:
+            code, _, _ = await vagoth_(
+                "new", host.name, "--type", "hv", "driver=libvirt", f"ssh={host.name}"
+            )
+            assert code == 0
+        boot = [f"boot.kernel={lab.kernel}", f"boot.initrd={lab.initrd}"]
+        cmdline = f"boot.cmdline={lab.cmdline}"
+        code, _, errors = await vagoth_("new", "web1", "memory=128", "kind=qemu", *boot, cmdline)
+        assert (code, errors) == (0, "")
+        assert (await vagoth_("start", "web1"))[0] == 0
+        code, output, _ = await vagoth_("list", "--json", "--state", "running")
+        [listed] = json.loads(output)
+        assert await running(lab, "web1") == [listed["parent"]]
+        target = next(host for host in lab.hosts if host.name != listed["parent"])
+        assert (await vagoth_("migrate", "web1", target.name))[0] == 0
+        assert await running(lab, "web1") == [target.name]
+        await target.cut()
+        try:
+            code, output, errors = await vagoth_("poll")
+            assert code == 5
+            assert errors.count(target.name) == 1, errors
+            code, _, errors = await vagoth_("stop", "web1")
+            assert code == 5
+            assert target.name in errors
+        finally:
+            await target.heal()
+        assert (await vagoth_("poll"))[0] == 0
+        assert (await vagoth_("stop", "web1"))[0] == 0
+        assert (await vagoth_("rename", "web1", "www1"))[0] == 0
+        assert (await vagoth_("undefine", "www1"))[0] == 0
+        assert (await vagoth_("delete", "www1"))[0] == 0
+        assert (await vagoth_("info", "web1"))[0] == 3
+        for host in lab.hosts:
+            assert (await host.virsh("list", "--all", "--name")).split() == []
+        with TinyDB(store, access_mode="r") as db:
+            names = {document["name"] for document in db.table("nodes").all()}
+        assert names == {host.name for host in lab.hosts}
