@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
 
 from vagoth.errors import VagothError
 from vagoth.shell.line import Options
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
 EXIT_INTERRUPTED = 130
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(msgspec.Struct, frozen=True):
     """One line of a stream: for people, in the style of a state; and as data for ``--json``."""
 
     text: str
@@ -34,8 +34,7 @@ class Failure(NamedTuple):
     error: BaseException
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """What a command found or did.
 
     :param table: what is drawn, and printed by ``--json``
@@ -101,8 +100,7 @@ class Surroundings:
         raise InvalidInput("edit", None, "", message="edit needs a terminal", cure="use set")
 
 
-@dataclass
-class ShellContext:
+class ShellContext(msgspec.Struct):
     """What a command runs with.
 
     ``line`` is what was typed; ``options`` are the global options.
@@ -111,4 +109,4 @@ class ShellContext:
     cluster: Cluster
     options: Options
     line: str
-    surroundings: Surroundings = field(default_factory=Surroundings)
+    surroundings: Surroundings

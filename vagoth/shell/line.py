@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from vagoth.errors import InvalidInput
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(msgspec.Struct, frozen=True):
     """The global options, as typed."""
 
     config: str | None = None
@@ -29,8 +30,7 @@ class Options:
 NO_OPTIONS = Options()
 
 
-@dataclass(frozen=True)
-class GlobalOption:
+class GlobalOption(msgspec.Struct, frozen=True):
     """One global option: how it is typed, the field it sets, and what it is for."""
 
     flag: str
@@ -118,8 +118,7 @@ def _read(option: GlobalOption, value: str) -> str | int | float:
     return value
 
 
-@dataclass(frozen=True)
-class Word:
+class Word(msgspec.Struct, frozen=True):
     """A word as typed so far: its meaning, where it starts, and the quote left open, if any."""
 
     text: str

@@ -62,9 +62,7 @@ def _run(words: Sequence[str], output: Output) -> Ended:
     try:
         parsed = parse(words)
         if parsed.options.version:
-            from vagoth import __version__
-
-            output.write(f"vagoth {__version__}\n")
+            output.write(f"vagoth {sys.modules['vagoth'].__version__}\n")
             return Ended(0)
         if parsed.command is None:
             if parsed.options.help:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any
 
+import msgspec
 from cyclopts import (
     App,
     CoercionError,
@@ -28,8 +28,7 @@ from vagoth.shell.grammar import COMMANDS, Command, Registry, Required
 from vagoth.shell.line import GLOBAL_OPTIONS, NO_OPTIONS, Options, take_options
 
 
-@dataclass(frozen=True)
-class Parsed:
+class Parsed(msgspec.Struct, frozen=True):
     """A line as a call: the command, what it is called with, and the global options.
 
     ``command`` is nothing where none was named.
@@ -63,13 +62,13 @@ def parse(
     return Parsed(command, bound.args, bound.kwargs, options)
 
 
-_apps: dict[Command, App] = {}
+_apps: dict[Callable[..., Any], App] = {}
 
 
 def _bind(command: Command, arguments: Sequence[str]) -> inspect.BoundArguments:
-    app = _apps.get(command)
+    app = _apps.get(command.run)
     if app is None:
-        app = _apps[command] = App(
+        app = _apps[command.run] = App(
             name=command.name,
             help_flags=(),
             version_flags=(),
