@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack, overload
 
-from vagoth.actions.base import Action, Context, Plan
-from vagoth.actions.look import LastLooks
+from vagoth.actions.base import Action, Context, Plan, hypervisor, hypervisors
+from vagoth.actions.lastlooks import LastLooks
 from vagoth.actions.records import New
 from vagoth.allocator import Allocator, Spread
 from vagoth.config import Config, load_config
@@ -312,8 +312,6 @@ class Cluster:
 
     async def check(self, hosts: Iterable[Node | str] | None = None) -> dict[str, Sequence[Check]]:
         """Try each prerequisite of these hosts, or all; by the host's name."""
-        from vagoth.actions.base import hypervisor, hypervisors
-
         chosen = [self.resolve(host) for host in hosts] if hosts is not None else None
         records = hypervisors(self.view) if chosen is None else chosen
         targets = [hypervisor(record) for record in records]

@@ -16,12 +16,14 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from msgspec.structs import replace
 
+from vagoth.actions.lastlooks import LastLooks
 from vagoth.actions.observe import host_down
 from vagoth.allocator import Allocator
+from vagoth.definition import VMDefinition, convert
 from vagoth.drivers.base import Guest, GuestSpec, Host, Session
 from vagoth.drivers.sessions import Sessions
 from vagoth.errors import (
@@ -39,9 +41,6 @@ from vagoth.transaction import current, user_name
 from vagoth.view import View
 
 log = logging.getLogger(__name__)
-if TYPE_CHECKING:
-    from vagoth.actions.look import LastLooks
-
 T = TypeVar("T")
 
 #: How long a cancelled action waits for a call that was already sent to a host.
@@ -215,8 +214,6 @@ def guest_uuid(record: Record) -> str:
 
 def guest_spec(record: Record) -> GuestSpec:
     """The VM as a driver defines it."""
-    from vagoth.definition import VMDefinition, convert
-
     return GuestSpec(
         guest_uuid(record), record.name, record.id, convert(record.definition, VMDefinition)
     )
