@@ -160,7 +160,7 @@ class View:
             wanted.append(self._indexes["tag"].get(entry, set()))
         if key is not None:
             wanted.append({self._keys[key]} if key in self._keys else set())
-        if glob is not None and not is_glob(glob):
+        if glob is not None and (glob in self._names or not is_glob(glob)):
             wanted.append({self._names[glob]} if glob in self._names else set())
             glob = None
         wanted.sort(key=len)
