@@ -56,6 +56,7 @@ class Settings:
     agent: str | None
     known_hosts_files: tuple[Path, ...]
     host_key_alias: str | None
+    has_host_key_types: bool
 
     @property
     def is_dialled_by_us(self) -> bool:
@@ -110,6 +111,7 @@ def read_settings(target: SSHTarget, config: Path | None, known_hosts: Path | No
         agent=str(agent) if agent and agent != "none" else None,
         known_hosts_files=(known_hosts,) if known_hosts else _known_hosts_files(read),
         host_key_alias=options.host_key_alias,
+        has_host_key_types=read("HostKeyAlgorithms") is not None,
     )
 
 
@@ -150,9 +152,11 @@ def _config_error(path: Path | None, error: Exception) -> ConfigError:
 
 def _key_files(configured: Any) -> tuple[Path, ...]:
     # As ssh does, and asyncssh does not, we pass over a file that is not there.
-    names = configured or [f"~/.ssh/{name}" for name in DEFAULT_KEYS]
-    paths = [Path(name).expanduser() for name in names]
-    return tuple(path for path in paths if os.access(path, os.R_OK))
+    for names in (configured or (), [f"~/.ssh/{name}" for name in DEFAULT_KEYS]):
+        paths = [Path(name).expanduser() for name in names]
+        if found := tuple(path for path in paths if os.access(path, os.R_OK)):
+            return found
+    return ()
 
 
 def _known_hosts_files(read: Any) -> tuple[Path, ...]:

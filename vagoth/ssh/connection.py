@@ -120,16 +120,19 @@ class SSHConnection:
                 )
         except (asyncssh.Error, OSError, TimeoutError) as error:
             raise self._translated(error, timeout_s) from error
-        async with process:
-            try:
-                async with asyncio.timeout(timeout_s):
-                    done = await process.wait(check=False)
-            except TimeoutError:
-                raise OutcomeUnknown(
-                    f"{self.host_name}: {shlex.join(argv)} did not end within {timeout_s:g} s"
-                ) from None
-            except (asyncssh.Error, OSError) as error:
-                raise self._lost_during(argv) from error
+        try:
+            async with asyncio.timeout(timeout_s):
+                done = await process.wait(check=False)
+        except TimeoutError:
+            raise OutcomeUnknown(
+                f"{self.host_name}: {shlex.join(argv)} did not end within {timeout_s:g} s"
+            ) from None
+        except (asyncssh.Error, OSError) as error:
+            raise self._lost_during(argv) from error
+        finally:
+            # Its end is asked for, and not waited for: the host may not hear of it.
+            process.terminate()
+            process.close()
         if done.returncode is None:
             raise self._lost_during(argv)
         return Result(done.returncode, str(done.stdout or ""), str(done.stderr or ""))
@@ -284,9 +287,10 @@ async def _log_in(
     attempt.stage = "SSH greeted it"
     known_hosts = await in_thread(lambda: read_known_hosts(settings))
     options |= await in_thread(lambda: _key_options(settings))
+    options |= _host_key_options(attempt, known_hosts, sock.getpeername()[0] if sock else "")
 
     def client() -> asyncssh.SSHClient:
-        return _client(attempt, known_hosts, passed)
+        return _client(attempt)
 
     try:
         connection = await asyncssh.connect(
@@ -321,9 +325,11 @@ def _key_options(settings: Settings) -> dict[str, Any]:
     """Which keys to use. Files that are not there were left out already, as ssh leaves them out."""
     import asyncssh
 
-    options: dict[str, Any] = {"ignore_encrypted": True, "agent_path": settings.agent}
-    if settings.key_files:
-        options["client_keys"] = [str(path) for path in settings.key_files]
+    options: dict[str, Any] = {
+        "client_keys": [str(path) for path in settings.key_files],
+        "ignore_encrypted": True,
+        "agent_path": settings.agent,
+    }
     if settings.identities_only:
         # Of an encrypted key the public half still says which of the agent's keys is meant.
         allowed = []
@@ -336,33 +342,50 @@ def _key_options(settings: Settings) -> dict[str, Any]:
     return options
 
 
-def _client(attempt: Attempt, known_hosts: Any, passed: Passed) -> asyncssh.SSHClient:
+def _host_key_options(
+    attempt: Attempt, known_hosts: asyncssh.SSHKnownHosts, address: str
+) -> dict[str, Any]:
+    """Which types of host keys to ask for: those on record first, as ssh does, then all others.
+
+    asyncssh would ask for those on record alone. A host that was installed anew without them then
+    hangs up, before anybody could say that its key has changed.
+    """
+    from asyncssh.public_key import get_default_certificate_algs, get_default_public_key_algs
+
+    settings = attempt.settings
+    name = settings.host_key_alias or settings.host
+    port = settings.port if settings.port != 22 else None
+    keys, authorities, *_ = known_hosts.match(name, address.partition("%")[0], port)
+    attempt.keys_on_record = len(keys)
+    if settings.has_host_key_types or not keys:
+        return {}
+    known = [algorithm for key in keys for algorithm in key.sig_algorithms]
+    certified = get_default_certificate_algs() if authorities else []
+    wanted = dict.fromkeys([*certified, *known, *get_default_public_key_algs()])
+    return {"server_host_key_algs": [algorithm.decode() for algorithm in wanted]}
+
+
+def _client(attempt: Attempt) -> asyncssh.SSHClient:
     """What asyncssh tells of a connection that is being made, noted in ``attempt``."""
     import asyncssh
 
     class Client(asyncssh.SSHClient):
-        connection: asyncssh.SSHClientConnection
-
-        def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
-            self.connection = conn
-            settings = attempt.settings
-            address = str((conn.get_extra_info("peername") or ("",))[0])
-            port = settings.port if settings.port != 22 else None
-            name = settings.host_key_alias or settings.host
-            attempt.keys_on_record = len(known_hosts.match(name, address, port)[0])
-
         def validate_host_public_key(
             self, host: str, addr: str, port: int, key: asyncssh.SSHKey
         ) -> bool:
             attempt.key_offered = f"{key.get_algorithm()} {key.get_fingerprint()}"
             return False
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            if isinstance(exc, asyncssh.PermissionDenied):
-                attempt.methods = tuple(self.connection.get_server_auth_methods())
+        # Asked for when no key is left to try, for each way to log in that the host accepts.
 
         def public_key_auth_requested(self) -> None:
-            return None
+            attempt.methods.append("publickey")
+
+        def password_auth_requested(self) -> None:
+            attempt.methods.append("password")
+
+        def kbdint_auth_requested(self) -> None:
+            attempt.methods.append("keyboard-interactive")
 
     return Client()
 

@@ -36,7 +36,7 @@ class Attempt:
     place: str = ""
     key_offered: str = ""
     keys_on_record: int = 0
-    methods: tuple[str, ...] = ()
+    methods: list[str] = field(default_factory=list)
     keys_encrypted: list[str] = field(default_factory=list)
     stage: str = "its name was looked up"
 
@@ -65,6 +65,7 @@ def translate(error: BaseException, attempt: Attempt) -> VagothError:
         (socket.gaierror, _name),
         (ConnectionRefusedError, _refused),
         (TimeoutError, _timeout),
+        (ConnectionError, _lost),
         (OSError, _network),
         (ValueError, _config),
     ]
@@ -105,7 +106,7 @@ def _network(error: BaseException, attempt: Attempt) -> HostError:
         cure = "see that it is on, and how this machine reaches its network"
     else:
         problem = f"{attempt.place} cannot be reached: {_words(error)}"
-        cure = ""
+        cure = "see the log of sshd there, and that it is reached without a hindrance"
     return HostUnreachable(attempt.host_name, problem, cure=cure)
 
 
@@ -131,7 +132,11 @@ def _channel(error: BaseException, attempt: Attempt) -> HostError:
     if attempt.settings.jump:
         problem = f"{attempt.settings.jump} cannot reach {attempt.place}: {_words(error)}"
         return HostUnreachable(attempt.host_name, problem, cure="see ProxyJump in ssh_config")
-    return HostUnreachable(attempt.host_name, f"it opens no further channel: {_words(error)}")
+    return HostUnreachable(
+        attempt.host_name,
+        f"it opens no further channel: {_words(error)}",
+        cure="see MaxSessions in its sshd_config",
+    )
 
 
 def _key_exchange(error: BaseException, attempt: Attempt) -> HostError:
