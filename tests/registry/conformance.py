@@ -554,6 +554,24 @@ class RegistryConformance:
             assert (other.view.by_name(f"n{number}") is not None) is happened
         await put(registry, node("last"))
 
+    async def test_a_cancelled_refresh_loses_nothing(
+        self, registry: Registry, other: Registry
+    ) -> None:
+        """What was read and not shown must be read again, and never be written over."""
+        for number in range(40):
+            await put(registry, *(node(f"n{number}-{each}") for each in range(3)))
+            task = asyncio.ensure_future(other.refresh())
+            for _ in range(number % 5):
+                await asyncio.sleep(0.0002 if number % 2 else 0)
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            if number % 3 == 0:
+                await put(other, node(f"m{number}"))
+        await registry.refresh()
+        await other.refresh()
+        assert len(registry.view) == len(other.view) == 40 * 3 + 14
+
     # --- history, transactions ----------------------------------------------------------------
 
     async def test_commits_carry_their_transaction(

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from vagoth.errors import StaleRevision, Taken
 from vagoth.model import Put, Record
-from vagoth.registry import tinydb
+from vagoth.registry import folder
 from vagoth.registry.tinydb import TinyDBRegistry
 
 _context = multiprocessing.get_context("forkserver")
@@ -50,7 +50,7 @@ def keep_writing(path: Path, pipe: Connection, name: str) -> None:
 
     Folds nearly all the time, so that a kill often meets it.
     """
-    tinydb.FOLD_AFTER_S = 0.002
+    folder.FOLD_AFTER_S = 0.002
 
     async def run() -> None:
         async with TinyDBRegistry(path) as registry:

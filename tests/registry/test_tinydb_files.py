@@ -26,7 +26,7 @@ from tinydb import where
 from tests.registry.conformance import NEVER_S, following, names, node, put, revisions, until
 from vagoth.errors import InvalidInput, OutcomeUnknown, RegistryError, StaleRevision, WatchGap
 from vagoth.model import Commit, Delete, Put, Record
-from vagoth.registry import tinydb as registry_module
+from vagoth.registry import folder, head
 from vagoth.registry.journal import Line, LineChange, seal
 from vagoth.registry.storefile import StoreFile
 from vagoth.registry.tinydb import TinyDBRegistry
@@ -91,7 +91,7 @@ async def test_reading_changes_no_byte(path: Path, tmp_path: Path) -> None:
             with pytest.raises(WatchGap):
                 await following(registry.watch(since="x:1:2"), 1)
             await registry.refresh()
-            await asyncio.sleep(registry_module.FOLLOW_S * 3)
+            await asyncio.sleep(head.FOLLOW_S * 3)
         assert snapshot(store.parent) == before
 
 
@@ -748,7 +748,7 @@ async def test_what_a_writer_may_yet_take_back_is_not_shown(path: Path) -> None:
             line = Line(2, 1, "tx", 1.0, "me", "", (LineChange(after=node("web2")),))
             with journal_of(path).open("ab") as file:
                 file.write(seal(line))
-            await asyncio.sleep(registry_module.FOLLOW_S * 4)
+            await asyncio.sleep(head.FOLLOW_S * 4)
             await registry.refresh()
             assert registry.position == first.position
             # Who opens it now sees what was acknowledged, and no more.
@@ -759,7 +759,7 @@ async def test_what_a_writer_may_yet_take_back_is_not_shown(path: Path) -> None:
 async def test_a_hung_writer_is_named_and_reading_goes_on(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry_module, "LOCK_WAIT_S", 0.2)
+    monkeypatch.setattr(head, "LOCK_WAIT_S", 0.2)
     async with TinyDBRegistry(path) as registry:
         await put(registry, node("web1"))
         with path.with_name("store.json.lock").open("rb+") as lock:
@@ -768,6 +768,8 @@ async def test_a_hung_writer_is_named_and_reading_goes_on(
                 await put(registry, node("web2"))
             task = asyncio.ensure_future(put(registry, node("web3")))
             await asyncio.sleep(0.05)
+            await registry.refresh()
+            assert not task.done()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -863,7 +865,7 @@ async def once(path: Path) -> None:
 async def test_a_crowd_of_updates_in_two_clients_folds_in_between(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry_module, "FOLD_AFTER_S", 0.0)
+    monkeypatch.setattr(folder, "FOLD_AFTER_S", 0.0)
     async with TinyDBRegistry(path) as registry, TinyDBRegistry(path) as other:
         await put(registry, node("web1", metadata={"n": 0}))
         await other.refresh()

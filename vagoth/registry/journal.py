@@ -70,6 +70,21 @@ class LineChange(msgspec.Struct, frozen=True, omit_defaults=True):
         }
         return cls(after=after, was=was)
 
+    @property
+    def id(self) -> str:
+        """The id of the record."""
+        record = self.after or self.gone
+        return record.id if record is not None else ""
+
+    @property
+    def revision_before(self) -> str | None:
+        """The revision that the record must have had, if there was one."""
+        if self.gone is not None:
+            return self.gone.revision
+        if self.was is None:
+            return None
+        return str(self.was.get("revision", ""))
+
     def restored(self) -> RecordChange:
         """The whole change."""
         if self.after is None or self.was is None:
@@ -197,16 +212,19 @@ class Journal:
         """The open file, for looking at."""
         return self._fd
 
-    def append(self, data: bytes, at: int) -> None:
-        """Put ``data`` at byte ``at``, in place of an unfinished tail, and make it durable.
+    def append(self, data: bytes, mark: Mark) -> None:
+        """Put ``data`` after ``mark``, in place of an unfinished tail, and make it durable.
 
         :raises RegistryError: it could not be written, and is not there
         :raises OutcomeUnknown: it could not be written, nor taken back
         """
+        at = mark.end
         try:
             if not self._is_writable:
                 self._reopen()
             if os.fstat(self._fd).st_size != at:
+                if next(self.entries(mark), None) is not None:
+                    raise RegistryError(f"{self.path} holds commits that were not read yet")
                 os.ftruncate(self._fd, at)
         except OSError as error:
             raise trouble(error, "written", self.path) from error

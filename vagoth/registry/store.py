@@ -48,7 +48,6 @@ class Store:
         self._journal_path = path.with_name(f"{path.name}.journal")
         self._journal_stamp: Stamp | None = None
         self._stamp: Stamp | None = None
-        self._seen_bytes = -1
         self._durable = 0
 
     def position(self, mark: Mark) -> str:
@@ -65,7 +64,7 @@ class Store:
 
     # --- reading ----------------------------------------------------------------------
 
-    def load(self, *, from_start: bool = False) -> tuple[dict[str, Record], Mark]:
+    def load(self, from_start: bool = False) -> tuple[dict[str, Record], Mark]:
         """The records that are kept, and the place in the journal behind which to read on.
 
         :param from_start: no records, and the start of the journal, if it holds everything
@@ -82,7 +81,6 @@ class Store:
         if self._journal is not None:
             self._journal.close()
         self._journal = opened
-        self._seen_bytes = -1
         self._stamp = content.stamp if content else None
         if content is None:
             return self._rebuilt(opened) if opened else ({}, Mark())
@@ -104,8 +102,10 @@ class Store:
             return {}, Mark(0, 0, opened.start)
         return records, self._found(opened, folded)
 
-    def has_news(self) -> bool:
-        """Whether there is something to read. Takes microseconds; may run on the loop.
+    def has_news(self, mark: Mark) -> bool:
+        """Whether there is something to read after ``mark``.
+
+        Takes microseconds; may run on the loop.
 
         :raises RegistryError: the store is gone, or is another one
         """
@@ -119,7 +119,8 @@ class Store:
             raise self._gone(self._journal_path)
         if self._journal_stamp is None or found[:2] != self._journal_stamp[:2]:
             raise self._replaced(self._journal_path)
-        if found[2] != self._seen_bytes:
+        # With a torn tail that is so again and again, until the next writer cuts it off.
+        if found[2] != mark.end:
             return True
         found = stamp_of(self.path)
         if found is None and self._stamp is not None:
@@ -131,7 +132,7 @@ class Store:
         """Whether there is a journal to follow; else :meth:`load` looks for one."""
         return self._journal is not None
 
-    def read(self, mark: Mark, *, is_locked: bool) -> list[Entry]:
+    def read(self, mark: Mark, is_locked: bool) -> list[Entry]:
         """Some of the commits after ``mark`` that will not be taken back; none: no more now.
 
         :param is_locked: we hold the store's lock, and so nobody is writing
@@ -154,9 +155,6 @@ class Store:
                 self.lock.release()
         if entries:
             self._durable = max(self._durable, entries[-1].line.durable)
-        # With a torn tail we look again and again: the next writer cuts it off, and its line may
-        # happen to end at the same byte.
-        self._seen_bytes = entries[-1].mark.end if entries else mark.end
         return entries
 
     def past(self, position: str, until: str) -> list[Entry]:
@@ -225,9 +223,8 @@ class Store:
             data.append(raw)
             end += len(raw)
         self.lock.mark(mark.end)
-        self._journal.append(b"".join(data), mark.end)
+        self._journal.append(b"".join(data), mark)
         self._durable = marks[-1].seq
-        self._seen_bytes = end
         # Who opens the store while the next writer holds the lock must see these.
         with suppress(RegistryError):
             self.lock.mark(end)
@@ -262,6 +259,10 @@ class Store:
                 self._stamp = self._file.publish()
         finally:
             self._file.close()
+
+    def unstage(self) -> None:
+        """Give up what was staged, if anything is. Takes microseconds; may run on the loop."""
+        self._file.close()
 
     # --- what belongs together ------------------------------------------------------------
 
