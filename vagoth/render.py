@@ -211,7 +211,7 @@ def _that_fit(
     for i, column in enumerate(columns):
         if column.look in (Look.TEXT, Look.LIST):
             needed[i] = min(needed[i], max(width // 3, 12))
-    while len(kept) > 1 and sum(needed[i] for i in kept) + 2 * len(kept) + 1 > width:
+    while len(kept) > 1 and sum(needed[i] for i in kept) + 3 * len(kept) - 1 > width:
         heaviest = max(kept, key=lambda i: (columns[i].weight, i))
         if columns[heaviest].weight == 0:
             break
