@@ -3,7 +3,7 @@
 How it is measured:
 
 - What is compared takes turns, A B C A B C …, after one turn that does not count. A disturbance of
-  the machine then meets all of them, and caches are equally warm.
+  the machine then meets all of them, and caches are equally warm; Python's bytecode among them.
 - A command is timed as a whole, from its start to its end, with its output going into a pipe and
   its exit status checked. What keeps its connections open lives in a process of its own, with
   nothing else in it, and times one round by itself.

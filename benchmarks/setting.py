@@ -19,8 +19,11 @@ FOLDERS = {
     "XDG_STATE_HOME": "state",
     "XDG_CONFIG_HOME": "config",
     "XDG_CACHE_HOME": "cache",
+    # Written by the round that does not count: else a Python that may write none, or finds those
+    # of an older source, compiles in each round.
+    "PYTHONPYCACHEPREFIX": "bytecode",
 }
-DROPPED = ("VAGOTH_CONFIG", "SSH_AUTH_SOCK", "PYTHONPROFILEIMPORTTIME", "PYTHONDEVMODE")
+DROPPED = ("PYTHON", "VAGOTH_", "SSH_AUTH_SOCK")
 VMS_PER_HOST = 50
 
 
@@ -48,8 +51,8 @@ class Setting:
 
     @property
     def env(self) -> Mapping[str, str]:
-        """An environment whose home and configuration are in the temporary folder."""
-        kept = {name: value for name, value in os.environ.items() if name not in DROPPED}
+        """An environment whose home, configuration and bytecode are in the temporary folder."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(DROPPED)}
         return kept | {name: str(self.folder / place) for name, place in FOLDERS.items()}
 
     @property

@@ -102,6 +102,18 @@ async def test_what_does_not_answer_with_a_time_is_no_figure(
             await compare([odd], rounds=3)
 
 
+def test_contenders_know_neither_the_users_settings_nor_pythons(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Python that writes no bytecode would compile in each round what was changed since."""
+    for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONDEVMODE", "VAGOTH_CONFIG", "SSH_AUTH_SOCK"):
+        monkeypatch.setenv(name, "1")
+        assert name not in setting.env
+    for name in ("HOME", "XDG_STATE_HOME", "PYTHONPYCACHEPREFIX"):
+        assert Path(setting.env[name]).parent == setting.folder
+    assert setting.env["PATH"] == os.environ["PATH"]
+
+
 async def test_the_store_has_the_nodes_that_were_asked_for(tmp_path: Path) -> None:
     await full_store(tmp_path / "store.json", 120)
     async with connect(store=tmp_path / "store.json") as cluster:
