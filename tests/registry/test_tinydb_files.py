@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,10 +24,11 @@ import tinydb
 from tinydb import where
 
 from tests.registry.conformance import NEVER_S, following, names, node, put, revisions, until
-from vagoth.errors import InvalidInput, OutcomeUnknown, RegistryError, StaleRevision, WatchGap
+from vagoth.errors import Busy, InvalidInput, OutcomeUnknown, RegistryError, StaleRevision, WatchGap
 from vagoth.model import Commit, Delete, Put, Record
 from vagoth.registry import folder, head
-from vagoth.registry.journal import Line, LineChange, seal
+from vagoth.registry.journal import Line, LineChange, Mark, seal
+from vagoth.registry.store import Store
 from vagoth.registry.storefile import StoreFile
 from vagoth.registry.tinydb import TinyDBRegistry
 
@@ -895,6 +896,89 @@ async def test_expecting_what_another_process_has_changed_is_stale(path: Path) -
         await put(registry, node("web1", tenant="a"))
         with pytest.raises(StaleRevision):
             await other.commit([Put(node("web1", tenant="b"))], expect=expect)
+
+
+async def test_a_lock_on_a_file_that_was_removed_is_no_lock(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening a lock's file and locking it, its holder may go and another may come."""
+    file = path.with_name("store.json.locks") / "a.lock"
+    file.parent.mkdir(parents=True)
+    first = file.open("wb")
+    fcntl.flock(first, fcntl.LOCK_EX)
+    real = fcntl.flock
+    holders = [first]
+
+    def flock(fd: int, operation: int) -> None:
+        if holders == [first]:
+            file.unlink()
+            first.close()
+            holders.append(file.open("wb"))
+            real(holders[-1], fcntl.LOCK_EX)
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    async with TinyDBRegistry(path) as registry:
+        with pytest.raises(Busy):
+            async with registry.lock("a"):
+                pass
+        holders[-1].close()
+        async with registry.lock("a"):
+            pass
+
+
+async def test_an_older_fold_never_replaces_a_newer_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow process has begun to fold when a quick one commits, folds and is gone."""
+    begun, go_on = threading.Event(), threading.Event()
+    slow = TinyDBRegistry(path)
+    await slow.open()
+    await put(slow, node("web1"))
+    real = Store.stage
+
+    def stage(store: Store, records: Iterable[Record], mark: Mark) -> bool:
+        if not begun.is_set():
+            begun.set()
+            go_on.wait(NEVER_S)
+        return real(store, records, mark)
+
+    monkeypatch.setattr(Store, "stage", stage)
+    closing = asyncio.ensure_future(slow.close())
+    await until(begun.is_set)
+    async with TinyDBRegistry(path) as quick:
+        await put(quick, node("web2"))
+    go_on.set()
+    await closing
+    with tinydb.TinyDB(path, access_mode="r") as db:
+        assert len(db.table("nodes")) == 2
+
+
+async def test_what_is_on_disk_is_published_even_if_the_loop_is_ending(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with TinyDBRegistry(path) as registry:
+        await put(registry, node("web1"))
+        syncing, go_on = threading.Event(), threading.Event()
+        real = os.fsync
+
+        def fsync(fd: int) -> None:
+            syncing.set()
+            go_on.wait(NEVER_S)
+            real(fd)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", fsync)
+            task = asyncio.ensure_future(put(registry, node("web2")))
+            await until(syncing.is_set)
+            for each in asyncio.all_tasks():
+                if each.get_name() == "vagoth-registry-write":
+                    each.cancel()
+            await asyncio.sleep(0.01)
+            assert registry.view.by_name("web2") is None
+            go_on.set()
+            assert isinstance(await task, Commit)
+        assert registry.view.by_name("web2") is not None
 
 
 # --- the order of syncs ---------------------------------------------------------------
