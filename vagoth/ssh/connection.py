@@ -29,7 +29,7 @@ from vagoth.ssh.target import SSHTarget
 if TYPE_CHECKING:
     import asyncssh
 
-# A dead peer is found after the product of the two.
+# A dead peer is found after 20 s: three questions unanswered, and the time for a fourth.
 KEEPALIVE_S = 5
 KEEPALIVE_COUNT = 3
 CLOSE_TIMEOUT_S = 2.0

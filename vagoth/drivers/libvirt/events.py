@@ -108,7 +108,8 @@ class Lifecycle:
         import libvirt
 
         lifecycle = libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE
-        connection.domainEventRegisterAny(None, lifecycle, self._happened, None)
+        number = connection.domainEventRegisterAny(None, lifecycle, self._happened, None)
+        self._link.on_close(lambda connection: connection.domainEventDeregisterAny(number))
 
     def _happened(
         self,

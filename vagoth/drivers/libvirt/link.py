@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
 from vagoth.drivers.libvirt import loop as libvirt_loop
@@ -17,7 +17,7 @@ from vagoth.ssh import SSHConnection
 if TYPE_CHECKING:
     import libvirt
 
-# A dead peer is found after the product of the two.
+# A dead peer is found after the product of the two, or once more the first.
 KEEPALIVE_S = 5
 KEEPALIVE_COUNT = 3
 CLOSE_TIMEOUT_S = 2.0
@@ -64,6 +64,7 @@ class Link:
         self._ending: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._on_end: list[Callable[[HostError], None]] = []
+        self._on_close: list[Callable[[libvirt.virConnect], object]] = []
 
     # --- its life ---------------------------------------------------------------------
 
@@ -86,7 +87,7 @@ class Link:
         connection = libvirt.open(uri)
         libvirt_loop.keep(connection)
         if given_up.is_set():
-            _close(connection)
+            _close(connection, ())
             raise Abandoned
         # A driver that has no connection of its own to keep alive supports neither.
         with contextlib.suppress(libvirt.libvirtError):
@@ -123,6 +124,11 @@ class Link:
     def on_end(self, told: Callable[[HostError], None]) -> None:
         """Have ``told`` called when the link ends."""
         self._on_end.append(told)
+
+    def on_close(self, undo: Callable[[libvirt.virConnect], object]) -> None:
+        """Have ``undo`` called, on a worker, before the connection is closed: libvirt keeps one
+        open of which something is still registered."""
+        self._on_close.append(undo)
 
     async def ended(self) -> None:
         """Wait until it ends."""
@@ -167,7 +173,7 @@ class Link:
         if connection is not None and self._workers.is_idle:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                    await on_thread(lambda: _close(connection))
+                    await on_thread(lambda: _close(connection, self._on_close))
         await self._close_ssh()
 
     async def _is_idle(self) -> bool:
@@ -235,10 +241,15 @@ class Link:
         return Held(self._connection, self._loop, give_back)
 
 
-def _close(connection: libvirt.virConnect) -> None:
+def _close(
+    connection: libvirt.virConnect, undone: Iterable[Callable[[libvirt.virConnect], object]]
+) -> None:
     """Close a connection, on a worker. A connection that is lost is closed nonetheless."""
     import libvirt
 
+    for undo in undone:
+        with contextlib.suppress(libvirt.libvirtError):
+            undo(connection)
     with contextlib.suppress(libvirt.libvirtError):
         connection.unregisterCloseCallback()
     with contextlib.suppress(libvirt.libvirtError):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vagoth.drivers.base import MigrationProgress, Power
 from vagoth.drivers.libvirt import looking
+from vagoth.drivers.libvirt.errors import Meaning, meaning_of, words_of
 from vagoth.drivers.libvirt.workers import Call
 from vagoth.errors import (
     GuestNotFound,
@@ -100,9 +101,11 @@ class _Migration:
         """Wait for the end. The question after progress also finds a libvirtd that hangs."""
         while not move.done():
             await asyncio.wait({move}, timeout=POLL_S)
-            if move.done():
-                return
-            await self._tell()
+            if not self.target.is_open:
+                # The source would go on sending for as long as TCP keeps hoping.
+                await self._ask_to_abort()
+            elif not move.done():
+                await self._tell()
 
     async def _tell(self) -> None:
         try:
@@ -121,17 +124,20 @@ class _Migration:
         :raises OutcomeUnknown: it is not known to; or it was faster, and has moved
         """
         while not move.done():
-            # Between its phases there is nothing to abort. If the host is lost, so is it.
-            with contextlib.suppress(VagothError):
-                await self.source.link.call(
-                    f"the abort of {self.what}", lambda c, _: _abort(c, self.uuid)
-                )
+            await self._ask_to_abort()
             await asyncio.wait({move}, timeout=POLL_S)
         error = move.exception()
         if error is None or await self._is_moved(error):
             raise OutcomeUnknown(
                 f"{self.what} was over before it could be called off",
                 cure="look again where it is",
+            )
+
+    async def _ask_to_abort(self) -> None:
+        # Between its phases there is nothing to abort. If the host is lost, so is it.
+        with contextlib.suppress(VagothError):
+            await self.source.link.call(
+                f"the abort of {self.what}", lambda c, _: _abort(c, self.uuid)
             )
 
     async def _is_moved(self, error: BaseException) -> bool:
@@ -175,7 +181,13 @@ def _move(
     )
     params: Any = {libvirt.VIR_MIGRATE_PARAM_URI: uri} if uri else {}
     call.about_to_change()
-    domain.migrate3(target, params, flags)
+    try:
+        domain.migrate3(target, params, flags)
+    except libvirt.libvirtError as error:
+        if meaning_of(error) is Meaning.LOST and source.isAlive():
+            # The same error, whichever connection was lost: it says nothing against this one.
+            raise OutcomeUnknown(f"the target was lost: {words_of(error)}") from error
+        raise
 
 
 def _migration_uri(target: LibvirtSession) -> str | None:
