@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -564,26 +564,27 @@ async def test_a_whole_store_that_appears_is_a_gap(path: Path, tmp_path: Path) -
 
 
 async def refuses_and_recovers(
-    registry: TinyDBRegistry, obstacle: Iterator[None], say: str
+    registry: TinyDBRegistry, obstacle: AbstractContextManager[None], say: str
 ) -> None:
     """While there is an obstacle nothing is committed; when it is gone everything goes on."""
     before = {record.id: record for record in registry.view}
     size = journal_of(registry.path).stat().st_size
     watch = registry.watch()
-    next(obstacle)
-    for _ in range(2):
-        with pytest.raises(RegistryError, match=say) as caught:
-            await put(registry, node("large", metadata={"x": "x" * 60_000}))
-        assert caught.value.cure
-        assert str(registry.path.parent) in str(caught.value)
-        assert {record.id: record for record in registry.view} == before
-        assert journal_of(registry.path).stat().st_size == size
-    next(obstacle, None)
-    await put(registry, node("large", metadata={"x": "x" * 60_000}))
+    large = node("large", metadata={"x": "x" * 60_000})
+    with obstacle:
+        for _ in range(2):
+            with pytest.raises(RegistryError, match=say) as caught:
+                await put(registry, large)
+            assert caught.value.cure
+            assert str(registry.path.parent) in str(caught.value)
+            assert {record.id: record for record in registry.view} == before
+            assert journal_of(registry.path).stat().st_size == size
+    await put(registry, large)
     assert names(await following(watch, 1)) == ["large"]
 
 
 async def test_a_file_that_may_not_grow_is_left_as_it_was(path: Path) -> None:
+    @contextmanager
     def obstacle() -> Iterator[None]:
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         limit = journal_of(path).stat().st_size + 4000
@@ -605,6 +606,7 @@ async def test_a_full_disk_refuses_commits_and_the_store_stays_good(tmp_path: Pa
     with mounted(mount, "-t", "tmpfs", "-o", "size=256k", "tmpfs"):
         path = mount / "store.json"
 
+        @contextmanager
         def obstacle() -> Iterator[None]:
             filler = os.open(mount / "filler", os.O_WRONLY | os.O_CREAT)
             try:
