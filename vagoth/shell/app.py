@@ -19,7 +19,7 @@ from prompt_toolkit.styles import Style
 
 from vagoth.errors import InvalidInput, VagothError
 from vagoth.model import Commit
-from vagoth.shell.commits import commit_lines, is_life
+from vagoth.shell.commits import commit_lines
 from vagoth.shell.completer import LineCompleter
 from vagoth.shell.completion import World
 from vagoth.shell.context import Interrupted, Line, Result
@@ -78,9 +78,11 @@ class Shell:
         # What our own lines did they told themselves; events are about what others do.
         self._own: deque[str] = deque(maxlen=_OWN_KEPT)
         self._is_streaming = False
+        completer = LineCompleter(_world(cluster))
         self._session: PromptSession[str] = PromptSession(
             PROMPT,
-            completer=LineCompleter(_world(cluster)),
+            completer=completer,
+            key_bindings=completer.bindings(),
             complete_while_typing=True,
             auto_suggest=AutoSuggestFromHistory(),
             history=_history(),
@@ -182,15 +184,7 @@ class Shell:
         self._redraw()
         if self._is_streaming or commit.txid in self._own:
             return
-        told = Commit(
-            position=commit.position,
-            txid=commit.txid,
-            time=commit.time,
-            source=commit.source,
-            reason=commit.reason,
-            changes=tuple(change for change in commit.changes if is_life(change)),
-        )
-        lines = list(commit_lines(told, self._cluster.view))
+        lines = list(commit_lines(commit, self._cluster.view, only_life=True))
         if len(lines) > _EVENTS_AT_ONCE:
             more = len(lines) - _EVENTS_AT_ONCE
             lines = [*lines[:_EVENTS_AT_ONCE], Line(f"… and {more} more", None)]

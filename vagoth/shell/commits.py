@@ -16,19 +16,25 @@ from vagoth.view import View
 _OTHERS = ("tenant", "tags", "keys", "links", "definition", "metadata")
 
 
-def commit_lines(commit: Commit, view: View) -> Iterator[Line]:
-    """A line for each record that a commit changed: when, what, and who did it."""
+def commit_lines(commit: Commit, view: View, *, only_life: bool = False) -> Iterator[Line]:
+    """A line for each record that a commit changed: when, what, and who did it.
+
+    :param only_life: only of nodes that came, went, or differ in state, place or alarm, and
+        nothing else of them
+    """
     when = time.strftime("%H:%M:%S", time.localtime(commit.time))
     by = commit.source + (f": {commit.reason}" if commit.reason else "")
     for change in commit.changes:
-        told = "; ".join(told_of(change, view))
+        if only_life and not is_life(change):
+            continue
+        told = "; ".join(told_of(change, view, only_life=only_life))
         if told:
             state = change.after.state if change.after is not None else ""
             text = f"{when}  {change.record.name}  {told}  ({by}, {commit.txid})"
             yield Line(text, None, state)
 
 
-def told_of(change: RecordChange, view: View) -> Iterator[str]:
+def told_of(change: RecordChange, view: View, *, only_life: bool = False) -> Iterator[str]:
     """What happened to a record, in words: its life first, then the other fields by name."""
     before, after = change.before, change.after
     if after is None:
@@ -52,6 +58,8 @@ def told_of(change: RecordChange, view: View) -> Iterator[str]:
         )
     if before.alarm != after.alarm:
         yield f"alarm: {after.alarm}" if after.alarm else f"no longer {before.alarm}"
+    if only_life:
+        return
     if before.intent != after.intent and after.intent is not None:
         yield f"{after.intent.action} begun"
     others = [field for field in change.fields() if field in _OTHERS]

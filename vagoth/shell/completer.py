@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.completion import (
+    CompleteEvent,
+    Completer,
+    Completion,
+    get_common_complete_suffix,
+)
 from prompt_toolkit.document import Document
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 from vagoth.shell.completion import Suggestion, World, complete
 from vagoth.shell.line import quoted
@@ -20,12 +27,48 @@ class LineCompleter(Completer):
     def __init__(self, world: World) -> None:
         self._world = world
 
+    def suggestions(self, document: Document) -> list[Suggestion]:
+        """What may follow what stands before the cursor."""
+        return complete(document.text_before_cursor, self._world)
+
     def get_completions(
         self, document: Document, complete_event: CompleteEvent
     ) -> Iterable[Completion]:
-        text = document.text_before_cursor
-        for suggestion in complete(text, self._world):
-            yield _completion(suggestion, len(text))
+        cursor = document.cursor_position
+        for suggestion in self.suggestions(document):
+            yield _completion(suggestion, cursor)
+
+    def bindings(self) -> KeyBindings:
+        """Tab as in other shells: what is certain is typed, the rest is shown to choose from.
+
+        prompt-toolkit's own drops a Tab that comes while it still looks up what was typed before.
+        """
+        bindings = KeyBindings()
+
+        @bindings.add("tab")
+        def tab(event: KeyPressEvent) -> None:
+            self.tab(event.current_buffer)
+
+        return bindings
+
+    def tab(self, buffer: Buffer) -> None:
+        """Go on with what is certain; with nothing certain, choose the next suggestion."""
+        document = buffer.document
+        if buffer.complete_state and buffer.complete_state.current_completion is not None:
+            buffer.complete_next()
+            return
+        found = self.suggestions(document)
+        completions = [_completion(each, document.cursor_position) for each in found]
+        if len(found) == 1:
+            buffer.apply_completion(completions[0])
+            if not found[0].goes_on and not buffer.document.current_char:
+                buffer.insert_text(" ")
+        elif common := get_common_complete_suffix(document, completions):
+            buffer.insert_text(common)
+        elif buffer.complete_state:
+            buffer.complete_next()
+        else:
+            buffer.start_completion(select_first=False)
 
 
 def _completion(suggestion: Suggestion, cursor: int) -> Completion:
