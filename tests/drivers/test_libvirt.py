@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import uuid as uuidlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.drivers.conformance import DriverConformance, SpecFactory
-from vagoth.definition import Kind, VMDefinition
+from vagoth.definition import MIB, Kind, VMDefinition
 from vagoth.drivers.base import Capability, Driver, DriverSettings, GuestSpec, Host, Session
 from vagoth.drivers.libvirt import LibvirtDriver
 
@@ -59,3 +60,24 @@ class TestOnLibvirtsSimulation(DriverConformance):
     @pytest.fixture
     def spec(self) -> SpecFactory:
         return make_spec
+
+
+async def test_a_running_guest_is_renamed_when_it_is_next_off(settings: DriverSettings) -> None:
+    """libvirt renames none that runs; what else its definition says is taken all the same."""
+    made = make_spec()
+    renamed = replace(
+        make_spec(name=f"{made.name}-2", memory="96MiB", uuid=made.uuid), node_id=made.node_id
+    )
+    async with await LibvirtDriver(settings).open(TEST_HOST) as session:
+        await session.define(made)
+        await session.start(made.uuid)
+        await session.define(renamed)
+        running = await session.guest(made.uuid)
+        await session.stop(made.uuid)
+        await session.define(renamed)
+        off = await session.guest(made.uuid)
+        await session.undefine(made.uuid)
+    assert running is not None
+    assert off is not None
+    assert (running.name, running.memory_bytes) == (made.name, 96 * MIB)
+    assert (off.name, off.memory_bytes) == (renamed.name, 96 * MIB)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import uuid as uuidlib
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
 
+import msgspec
 import pytest
 
 from tests.drivers.conformance import Act, ActOn, DriverConformance, Outside, SpecFactory
 from tests.lab import Lab, LabHost
-from vagoth.definition import Boot, Kind, VMDefinition
-from vagoth.drivers.base import Driver, DriverSettings, GuestSpec, Host, Session
+from vagoth.definition import Boot, Disk, Kind, Nic, VMDefinition
+from vagoth.drivers.base import Driver, DriverSettings, GuestSpec, Host, Power, Session
 from vagoth.drivers.libvirt import LibvirtDriver
+from vagoth.drivers.libvirt.xml import mac_for
+from vagoth.errors import GuestNotFound, JobFailed
 
 pytest.importorskip("libvirt")
 
@@ -106,3 +112,108 @@ class TestOnRealHosts(DriverConformance):
     @pytest.fixture
     def grace_s(self) -> float:
         return 30.0
+
+
+@pytest.fixture
+async def sessions(lab: Lab) -> AsyncIterator[tuple[Session, Session]]:
+    driver = LibvirtDriver(DriverSettings(lab.folder, ssh_config=lab.ssh_config))
+    async with (
+        await driver.open(lab_host(lab["hv1"])) as first,
+        await driver.open(lab_host(lab["hv2"])) as second,
+    ):
+        yield first, second
+
+
+async def test_a_guest_has_what_its_definition_says_and_moves_with_it(
+    lab: Lab, sessions: tuple[Session, Session]
+) -> None:
+    """It goes on where it was: its ticks are not counted from the start again."""
+    here, there = sessions
+    plain = lab_spec(lab)
+    definition = msgspec.structs.replace(
+        plain.definition,
+        memory="128MiB",
+        vcpus=2,
+        boot=Boot(str(lab.kernel), str(lab.initrd), f"{lab.cmdline} vagoth.tick"),
+        nics=(Nic(network="lan", mac="52:54:00:00:00:07"), Nic(bridge="br0")),
+    )
+    spec = replace(plain, definition=definition)
+    await here.define(spec)
+    await here.start(spec.uuid)
+    try:
+        log = await lab["hv1"].wait_serial(spec.name, "TICK")
+        assert "cpus=2" in log
+        assert f"nics=52:54:00:00:00:07 {mac_for(spec.uuid, 1)}" in log
+        await here.migrate(spec.uuid, there)
+        await lab["hv2"].wait_serial(spec.name, "TICK")
+        ticks = [int(n) for n in re.findall(r"TICK (\d+)", lab["hv2"].serial_log(spec.name))]
+        assert ticks[0] > 1
+        await there.define(spec)
+        xml = await lab["hv2"].virsh("dumpxml", "--inactive", spec.uuid)
+        assert mac_for(spec.uuid, 1) in xml
+    finally:
+        await forget(spec.uuid, *sessions)
+
+
+async def test_a_guest_is_not_moved_away_from_its_disk(
+    lab: Lab, sessions: tuple[Session, Session]
+) -> None:
+    here, there = sessions
+    plain = lab_spec(lab)
+    volume = f"{plain.name}.raw"
+    await lab["hv1"].virsh("vol-create-as", "default", volume, "64M", "--format", "raw")
+    disk = Disk(path=f"/var/lib/libvirt/images/{volume}")
+    spec = replace(plain, definition=msgspec.structs.replace(plain.definition, disks=(disk,)))
+    await here.define(spec)
+    await here.start(spec.uuid)
+    try:
+        log = await lab["hv1"].wait_serial(spec.name, "BOOTED")
+        assert "disks_kib=vda:65536" in log
+        with pytest.raises(JobFailed) as refused:
+            await here.migrate(spec.uuid, there)
+        assert "disk" in refused.value.cure
+        guest = await here.guest(spec.uuid)
+        assert guest is not None
+        assert guest.power is Power.RUNNING
+        assert await there.guest(spec.uuid) is None
+    finally:
+        await forget(spec.uuid, *sessions)
+    assert volume in await lab["hv1"].virsh("vol-list", "default")
+
+
+async def forget(uuid: str, *sessions: Session) -> None:
+    for session in sessions:
+        with suppress(GuestNotFound):
+            await session.stop(uuid)
+        await session.undefine(uuid)
+
+
+async def test_a_volume_of_a_pool_is_a_disk(lab: Lab, sessions: tuple[Session, Session]) -> None:
+    here, _ = sessions
+    plain = lab_spec(lab)
+    volume = f"{plain.name}.qcow2"
+    await lab["hv1"].virsh("vol-create-as", "default", volume, "32M", "--format", "qcow2")
+    disk = Disk(pool="default", volume=volume, format="qcow2")
+    spec = replace(plain, definition=msgspec.structs.replace(plain.definition, disks=(disk,)))
+    await here.define(spec)
+    await here.start(spec.uuid)
+    log = await lab["hv1"].wait_serial(spec.name, "BOOTED")
+    await here.stop(spec.uuid)
+    await here.undefine(spec.uuid)
+    assert "disks_kib=vda:32768" in log
+
+
+async def test_a_disk_that_is_not_there_is_refused_in_libvirts_words(
+    lab: Lab, sessions: tuple[Session, Session]
+) -> None:
+    here, _ = sessions
+    plain = lab_spec(lab)
+    disk = Disk(path="/var/lib/libvirt/images/missing & more.raw")
+    spec = replace(plain, definition=msgspec.structs.replace(plain.definition, disks=(disk,)))
+    await here.define(spec)
+    with pytest.raises(JobFailed, match="missing & more"):
+        await here.start(spec.uuid)
+    guest = await here.guest(spec.uuid)
+    await here.undefine(spec.uuid)
+    assert guest is not None
+    assert guest.power is Power.OFF

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -479,3 +480,40 @@ async def test_a_guest_that_its_host_does_not_keep_is_seen_to_go(
                 pass
         assert event.uuid == spec.uuid
         assert await session.guest(spec.uuid) is None
+
+
+async def test_a_process_ends_though_a_libvirtd_hangs(lab: Lab, host: LabHost) -> None:
+    """Its call is in a thread that nobody can end; the interpreter does not wait for it."""
+    script = """
+import asyncio, pathlib, sys
+from vagoth.drivers.base import DriverSettings, Host
+from vagoth.drivers.libvirt import LibvirtDriver
+async def main():
+    driver = LibvirtDriver(
+        DriverSettings(pathlib.Path("."), ssh_config=pathlib.Path(sys.argv[1]))
+    )
+    host = Host("h", "h", {"driver": "libvirt", "ssh": sys.argv[2]})
+    session = await driver.open(host)
+    print("open", flush=True)
+    sys.stdin.readline()
+    looks = [asyncio.ensure_future(session.guests()) for _ in range(8)]
+    await asyncio.sleep(0.2)
+asyncio.run(main())
+"""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-X", "dev", "-c", script, str(lab.ssh_config), host.name),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"open\n"
+    await host.pause_libvirtd()
+    try:
+        async with asyncio.timeout(8):
+            _, err = await process.communicate(b"\n")
+    finally:
+        await host.resume_libvirtd()
+    assert process.returncode == 0
+    assert b"Traceback" not in err

@@ -120,7 +120,19 @@ def translate(
             return NotSupported(f"{host} cannot do {what}: {words}")
         case Meaning.BAD_XML if xml:
             return InvalidInput("xml", xml, "XML that libvirt takes", message=f"xml: {words}")
-    return JobFailed(f"{host} refused {what}: {words}")
+    return JobFailed(f"{host} refused {what}: {words}", cure=_cure(error))
+
+
+def _cure(error: libvirt.libvirtError) -> str:
+    import libvirt
+
+    cures = {
+        libvirt.VIR_ERR_MIGRATE_UNSAFE: "keep its disks where both hosts have them, and libvirt "
+        "knows that they do: NFS, GFS2, CephFS, RBD, iSCSI",
+        libvirt.VIR_ERR_OPERATION_TIMEOUT: "another job holds the guest: see virsh domjobinfo "
+        "on the host, and try again",
+    }
+    return cures.get(error.get_error_code() or 0, "")
 
 
 def lost(host: str, problem: str, what: str, was_sent: bool, cure: str = "") -> VagothError:
