@@ -48,8 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reports = asyncio.run(_run(chosen, options))
     except (KeyboardInterrupt, asyncio.CancelledError):
         return 130
+    after = machine()
+    sys.stdout.write(f"\nload {after['load'][0]} after\n")
     if args.json is not None:
-        data = as_data(reports, before)
+        data = as_data(reports, {**before, "load_after": after["load"]})
         args.json.write_bytes(msgspec.json.format(msgspec.json.encode(data)))
     return 0 if len(reports) == len(chosen) else 1
 
