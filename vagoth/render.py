@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NOTHING = "-"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _GAP = "  "
+_NOTES = 10
 
 #: Symbol and rich style of each state, the same in every table, line and toolbar.
 STATES: Mapping[str, tuple[str, str]] = {
@@ -128,6 +129,13 @@ def _texts(table: Table, now: float | None) -> list[list[str]]:
     ]
 
 
+def shown_notes(table: Table) -> list[str]:
+    """The notes below a table; of very many the first, and how many more there are."""
+    notes = [one_line(note) for note in table.notes[:_NOTES]]
+    more = len(table.notes) - len(notes)
+    return [*notes, f"… and {more} more notes"] if more else notes
+
+
 def _is_right(column: Column) -> bool:
     return column.look in (Look.NUMBER, Look.BYTES, Look.TIME)
 
@@ -152,7 +160,7 @@ def plain(table: Table, *, notes: bool = True, now: float | None = None) -> str:
             padded.append(blank + text if to_right else text + blank)
         lines.append(_GAP.join(padded).rstrip())
     if notes:
-        lines += [one_line(note) for note in table.notes]
+        lines += shown_notes(table)
     return "\n".join(lines) + "\n"
 
 
@@ -190,10 +198,10 @@ def as_rich(
     for row in rows:
         drawn.add_row(*(_rich_cell(row[i], table.columns[i].look, symbols) for i in kept))
     left_out = [column.title for i, column in enumerate(table.columns) if i not in kept]
-    notes = [*table.notes]
+    notes = shown_notes(table)
     if left_out:
         notes.append(f"too narrow for: {', '.join(left_out)}")
-    return Group(drawn, *(Text(one_line(note), style="dim") for note in notes))
+    return Group(drawn, *(Text(note, style="dim") for note in notes))
 
 
 def _that_fit(
@@ -255,7 +263,7 @@ def html(table: Table, *, now: float | None = None) -> str:
         cells = zip(row, values, table.columns, strict=True)
         parts.append("<tr>" + "".join(_html_cell(*each) for each in cells) + "</tr>")
     parts.append("</tbody></table>")
-    parts += [f"<div><small>{escape(one_line(note))}</small></div>" for note in table.notes]
+    parts += [f"<div><small>{escape(note)}</small></div>" for note in shown_notes(table)]
     return "".join(parts)
 
 

@@ -26,7 +26,7 @@ def say(cluster: vagoth.Cluster) -> Say:
     """Run a line over the test's cluster, as the shell would; gives its result."""
 
     async def say(line: str, surroundings: Surroundings | None = None) -> Result:
-        return await run(parse(split(line)), cluster, line, surroundings or Surroundings())
+        return await run(parse(split(line)), cluster, surroundings or Surroundings())
 
     return say
 

@@ -21,6 +21,7 @@ from vagoth.errors import (
     InUse,
     InvalidInput,
     NodeNotFound,
+    OutcomeUnknown,
     ShutdownTimeout,
     Taken,
     VagothError,
@@ -441,6 +442,15 @@ async def test_check_tells_what_fails_and_its_cure(say: Say, cluster: vagoth.Clu
     assert all(row["cure"] for row in failed)
 
 
+async def test_a_lost_answer_is_an_unknown_outcome(say: Say, cluster: vagoth.Cluster) -> None:
+    await furnish(say)
+    outside(cluster, "hv1").set_fault(drop=1.0)
+    result = await say("stop web1")
+    assert result.code == OutcomeUnknown.exit_code
+    [row] = rows(result)
+    assert row["outcome"] == "unknown"
+
+
 # --- following ----------------------------------------------------------------------------
 
 
@@ -553,6 +563,8 @@ BAD = [
     ("list --tag ''", InvalidInput, "--tag"),
     ("help strat", InvalidInput, "did you mean start"),
     ("monitor --json x", InvalidInput, "no further argument"),
+    ("poll --dry-run", InvalidInput, "poll writes down what it sees"),
+    ("watch --dry-run", InvalidInput, "written down"),
     ("exit", InvalidInput, "a command of the shell"),
 ]
 

@@ -111,7 +111,7 @@ async def _run(line: str, namespace: dict[str, Any]) -> Output:
                 "command", name, "", message=f"{name} is not for notebooks", cure=_NOT_HERE[name]
             )
         cluster = await _cluster(parsed.options, namespace)
-        result = await run(parsed, cluster, f"%vagoth {line}", Surroundings())
+        result = await run(parsed, cluster, Surroundings(), said_to="%vagoth ")
     except VagothError as error:
         raise CommandFailed(error.message, cure=error.cure) from error
     if result.failures and result.table is None:

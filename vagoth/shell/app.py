@@ -129,7 +129,7 @@ class Shell:
             words = split(line)
             if not words:
                 return False
-            result = await self._result(words, line)
+            result = await self._result(words)
             await self._show(result)
             return result.leave
         except Interrupted as interrupted:
@@ -142,7 +142,7 @@ class Shell:
                 self._output.error(each)
         return False
 
-    async def _result(self, words: Sequence[str], line: str) -> Result:
+    async def _result(self, words: Sequence[str]) -> Result:
         given = Options(debug=self._options.debug, json=self._options.json)
         parsed = parse(words, given=given)
         for flag in ("config", "store", "sim"):
@@ -154,9 +154,7 @@ class Shell:
             parsed = parse(["help"])
         self._output.json = parsed.options.json
         self._output.debug = parsed.options.debug
-        return await run(
-            parsed, self._cluster, line.strip(), self._terminal, on_transaction=self._own.append
-        )
+        return await run(parsed, self._cluster, self._terminal, on_transaction=self._own.append)
 
     async def _show(self, result: Result) -> None:
         self._is_streaming = result.lines is not None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from vagoth.errors import VagothError
+from vagoth.errors import InvalidInput, VagothError
 from vagoth.shell.line import Options
 from vagoth.tables import Table
 
@@ -95,8 +95,6 @@ class Surroundings:
 
         :raises InvalidInput: there is nobody who could
         """
-        from vagoth.errors import InvalidInput
-
         raise InvalidInput("edit", None, "", message="edit needs a terminal", cure="use set")
 
 
@@ -110,3 +108,11 @@ class ShellContext(msgspec.Struct):
     options: Options
     line: str
     surroundings: Surroundings
+
+    def refuse_dry_run(self, why: str) -> None:
+        """For commands that cannot be planned.
+
+        :raises InvalidInput: a plan was asked for
+        """
+        if self.options.dry_run:
+            raise InvalidInput("--dry-run", None, "", message=f"--dry-run: {why}")

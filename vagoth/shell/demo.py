@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -146,7 +145,7 @@ async def _tour(store: Path, output: Output) -> int:
         for line in TOUR:
             output.write(f"\n$ vagoth {line}\n")
             parsed = parse(split(line))
-            result = await run(parsed, cluster, shlex.join(split(line)), Surroundings())
+            result = await run(parsed, cluster, Surroundings())
             await output.show(result)
             code = code or result.code
     return code

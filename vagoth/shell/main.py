@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -78,7 +77,7 @@ def _run(words: Sequence[str], output: Output) -> Ended:
         output.error(error)
         return Ended(error.exit_code)
     _set_up_logging(parsed.options)
-    return asyncio.run(_Run(parsed, shlex.join(words), output).run())
+    return asyncio.run(_Run(parsed, output).run())
 
 
 def _is_interactive() -> bool:
@@ -98,9 +97,8 @@ def _set_up_logging(options: Options) -> None:
 class _Run:
     """One command, from connecting to its exit code, with signals as they should be."""
 
-    def __init__(self, parsed: Parsed, line: str, output: Output) -> None:
+    def __init__(self, parsed: Parsed, output: Output) -> None:
         self._parsed = parsed
-        self._line = line
         self._output = output
         self._surroundings = _surroundings(parsed.options)
         self._task: asyncio.Task[int] | None = None
@@ -157,13 +155,13 @@ class _Run:
         command, options = self._parsed.command, self._parsed.options
         assert command is not None
         if options.help or not command.needs_cluster or not command.on_command_line:
-            result = await run(self._parsed, None, self._line, self._surroundings)
+            result = await run(self._parsed, None, self._surroundings)
             await self._output.show(result)
             return result
         from vagoth.cluster import connect
 
         async with connect(options.config, store=options.store, sim=options.sim) as cluster:
-            result = await run(self._parsed, cluster, self._line, self._surroundings)
+            result = await run(self._parsed, cluster, self._surroundings)
             await self._output.show(result)
             return result
 

@@ -9,12 +9,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from vagoth.errors import VagothError
-from vagoth.render import as_json, as_rich, one_line, plain, state_style
+from vagoth.render import as_json, as_rich, one_line, plain, shown_notes, state_style
 from vagoth.shell.context import Failure, Line, Result
 from vagoth.tables import Table
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+_RED = "31"
 
 
 class OutputClosed(Exception):
@@ -85,13 +88,13 @@ class Output:
         """Draw a table."""
         if self.json:
             self.write(as_json(table))
-        elif self.is_terminal:
+            return
+        if self.is_terminal:
             symbols = self.console.encoding.lower().startswith("utf")
             self._draw(as_rich(table, width=self.console.width, symbols=symbols))
             return
-        else:
-            self.write(plain(table, notes=False))
-        for note in table.notes:
+        self.write(plain(table, notes=False))
+        for note in shown_notes(table):
             self.complain(note)
 
     def line(self, line: Line) -> None:
@@ -114,16 +117,23 @@ class Output:
             self._complain("".join(traceback.format_exception(error)))
         if isinstance(error, VagothError):
             told = str(error)
-            self.complain(told if about in told else f"{about}: {told}")
+            self.complain(told if about in told else f"{about}: {told}", style=_RED)
         else:
             told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             cure = "" if self.debug else " (--debug shows where)"
-            self.complain(f"internal error: {told}{cure}")
+            self.complain(f"internal error: {told}{cure}", style=_RED)
 
-    def complain(self, text: str) -> None:
+    def complain(self, text: str, *, style: str = "") -> None:
         """One line to standard error."""
-        before = f"{self._program}: " if self._program else ""
-        self._complain(f"{before}{one_line(text)}\n")
+        line = f"{self._program}: {one_line(text)}" if self._program else one_line(text)
+        if (
+            style
+            and self._err is not None
+            and self._err.isatty()
+            and not os.environ.get("NO_COLOR")
+        ):
+            line = f"\x1b[{style}m{line}\x1b[0m"
+        self._complain(line + "\n")
 
     def write(self, text: str) -> None:
         """Text to standard output, there when this returns.

@@ -25,19 +25,20 @@ from cyclopts import (
 
 from vagoth.errors import InvalidInput, nearest
 from vagoth.shell.grammar import COMMANDS, Command, Registry, Required
-from vagoth.shell.line import GLOBAL_OPTIONS, NO_OPTIONS, Options, take_options
+from vagoth.shell.line import GLOBAL_OPTIONS, NO_OPTIONS, Options, quoted, take_options
 
 
 class Parsed(msgspec.Struct, frozen=True):
     """A line as a call: the command, what it is called with, and the global options.
 
-    ``command`` is nothing where none was named.
+    ``command`` is nothing where none was named; ``line`` is what was typed, but for global options.
     """
 
     command: Command | None
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     options: Options
+    line: str = ""
 
 
 def parse(
@@ -56,10 +57,11 @@ def parse(
     if name.startswith("-"):
         raise _unknown_option(name, None)
     command = commands.get(name)
+    line = " ".join(map(quoted, rest))
     if options.help:
-        return Parsed(command, (), {}, options)
+        return Parsed(command, (), {}, options, line)
     bound = _bind(command, arguments)
-    return Parsed(command, bound.args, bound.kwargs, options)
+    return Parsed(command, bound.args, bound.kwargs, options, line)
 
 
 _apps: dict[Callable[..., Any], App] = {}

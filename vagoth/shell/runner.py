@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 async def run(
     parsed: Parsed,
     cluster: Cluster | None,
-    line: str,
     surroundings: Surroundings,
     *,
+    said_to: str = "",
     on_transaction: Callable[[str], None] | None = None,
 ) -> Result:
     """Run the command of a line, in one transaction with the line as its reason.
 
     :param cluster: may be missing for commands that need none
+    :param said_to: stands before the line in that reason
     :param on_transaction: called with the transaction's id before the command begins
     :raises VagothError: it was refused, or failed
     :raises Interrupted: it was cancelled, and this is known of what it did
@@ -39,10 +40,10 @@ async def run(
 
         return Result(text=help_of(command))
     # Commands that need no cluster do not touch it.
-    ctx = ShellContext(cast("Cluster", cluster), parsed.options, line, surroundings)
+    ctx = ShellContext(cast("Cluster", cluster), parsed.options, parsed.line, surroundings)
     if cluster is None or not command.needs_cluster:
         return cast(Result, await command.run(ctx, *parsed.args, **parsed.kwargs))
-    async with cluster.transaction(reason=line) as tx:
+    async with cluster.transaction(reason=f"{said_to}{parsed.line}") as tx:
         if on_transaction is not None:
             on_transaction(tx.id)
         return cast(Result, await command.run(ctx, *parsed.args, **parsed.kwargs))

@@ -23,6 +23,7 @@ async def watch(ctx: ShellContext) -> Result:
     One line for each node that a commit changed; with --json, one object a line for each commit.
     It ends with Ctrl-C (exit code 130), as other tools that follow something do.
     """
+    ctx.refuse_dry_run("watch follows the hosts, and what it sees is written down")
     return Result(lines=_commits(ctx))
 
 
@@ -44,6 +45,7 @@ async def monitor(ctx: ShellContext) -> Result:
     What happens is logged to standard error, each line with its transaction and source. SIGTERM
     ends it, with exit code 0.
     """
+    ctx.refuse_dry_run("monitor writes down what it sees")
     return Result(lines=_logged(ctx))
 
 

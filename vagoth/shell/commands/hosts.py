@@ -37,6 +37,7 @@ async def poll(ctx: ShellContext, *hosts: Annotated[str, Host(globs=True)]) -> R
 
     :param hosts: the hosts; all of them if none is named
     """
+    ctx.refuse_dry_run("poll writes down what it sees")
     reports = await ctx.cluster.poll(_hosts(ctx, hosts))
     failures = [Failure(report.host.name, report.error) for report in reports if report.error]
     return Result(_poll_table(reports), failures=failures)
