@@ -211,10 +211,15 @@ async def test_guests_outlive_their_libvirtd(own_lab: Lab) -> None:
     """As on a real host whose packages are upgraded."""
     host = own_lab.hosts[2]
     await host.virsh("create", "/dev/stdin", stdin=domain_xml(own_lab, "survivor"))
+    await host.wait_serial("survivor", "BOOTED")
     await host.stop_libvirtd()
     await host.start_libvirtd()
     assert (await host.virsh("list", "--name")).split() == ["survivor"]
-    await host.virsh("destroy", "survivor")
+    try:
+        await host.virsh("destroy", "survivor")
+    except CommandFailed as error:
+        log = await host.run("sh", "-c", "tail -n 30 /var/log/libvirt/qemu/survivor.log")
+        raise AssertionError(f"{error}\nits log ends: {log.stdout}") from error
 
 
 async def test_a_stopped_sshd_refuses_and_comes_back(own_lab: Lab) -> None:

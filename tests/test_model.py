@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -216,3 +217,16 @@ def test_merging_follows_the_rfc(target: Any, patch: Any, merged: Any) -> None:
 def test_merging_twice_is_merging_once(target: dict[str, Any], patch: dict[str, Any]) -> None:
     once = merge_patch(target, patch)
     assert merge_patch(once, patch) == once
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda v: pickle.loads(pickle.dumps(v))]
+)
+def test_a_copy_of_what_is_read_only_is_plain_and_the_takers_own(
+    copied: Callable[[Any], Any],
+) -> None:
+    shown = read_only({"nics": [{"network": "lan"}]})
+    own = copied(shown)
+    assert own == shown
+    own["memory"] = 1
+    assert "memory" not in shown

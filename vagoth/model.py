@@ -263,6 +263,10 @@ class ReadOnlyDict(dict[str, Any]):
     __setitem__ = __delitem__ = __ior__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy, and what comes out of a pickle, is plain: it is the taker's own.
+        return dict, (dict(self),)
+
 
 class ReadOnlyList(list[Any]):
     """A list that can be read, compared and serialised, and refuses to be changed."""
@@ -272,6 +276,9 @@ class ReadOnlyList(list[Any]):
 
     __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse
     append = extend = insert = remove = pop = clear = sort = reverse = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (list(self),)
 
 
 def read_only(value: Any) -> Any:
