@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import uuid as uuidlib
 from collections.abc import AsyncIterator
@@ -217,3 +218,35 @@ async def test_a_disk_that_is_not_there_is_refused_in_libvirts_words(
     await here.undefine(spec.uuid)
     assert guest is not None
     assert guest.power is Power.OFF
+
+
+async def test_a_paused_guest_is_not_asked_to_shut_down(
+    lab: Lab, sessions: tuple[Session, Session]
+) -> None:
+    """It would not hear it, and a wait for it would be in vain."""
+    here, _ = sessions
+    spec = lab_spec(lab)
+    await here.define(spec)
+    await here.start(spec.uuid)
+    await here.pause(spec.uuid)
+    with pytest.raises(JobFailed, match="paused") as refused:
+        await here.shutdown(spec.uuid, grace_s=30)
+    await forget(spec.uuid, here)
+    assert "resume" in refused.value.cure
+
+
+async def test_many_may_ask_one_guest_to_shut_down(
+    lab: Lab, sessions: tuple[Session, Session]
+) -> None:
+    """Whoever asks while it is on its way down waits with the others."""
+    here, _ = sessions
+    spec = lab_spec(lab)
+    await here.define(spec)
+    await here.start(spec.uuid)
+    await lab["hv1"].wait_serial(spec.name, "BOOTED")
+    asked = [asyncio.ensure_future(here.shutdown(spec.uuid, grace_s=30))]
+    while not all(one.done() for one in asked):
+        asked.append(asyncio.ensure_future(here.shutdown(spec.uuid, grace_s=30)))
+        await asyncio.sleep(0.01)
+    assert [one.exception() for one in asked if one.exception() is not None] == []
+    await forget(spec.uuid, here)

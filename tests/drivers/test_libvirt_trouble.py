@@ -333,6 +333,7 @@ async def test_a_migration_whose_target_is_cut_off_leaves_the_guest_or_a_doubt(
         await source.define(spec)
         await source.start(spec.uuid)
         await lab["hv2"].wait_serial(spec.name, "BOOTED")
+        await lab["hv2"].virsh("migrate-setspeed", spec.uuid, "1")
         under_way = asyncio.Event()
         moving = asyncio.ensure_future(
             source.migrate(spec.uuid, target, progress=lambda _: under_way.set())

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 KIB, MIB = 1024, 1024**2
 
 # libvirt's numbers are part of its ABI: virDomainState, and a reason of virDomainShutoffReason.
-_PAUSED, _SHUTOFF, _CRASHED, PMSUSPENDED = 3, 5, 6, 7
+PAUSED, SHUTDOWN, SHUTOFF, CRASHED, PMSUSPENDED = 3, 4, 5, 6, 7
 _SHUTOFF_CRASHED = 3
 
 
@@ -33,11 +33,11 @@ class Size(NamedTuple):
 
 def power_of(state: int, reason: int) -> Power:
     """What libvirt's state and reason come to. One that is shutting down still runs."""
-    if state == _SHUTOFF:
+    if state == SHUTOFF:
         return Power.CRASHED if reason == _SHUTOFF_CRASHED else Power.OFF
-    if state == _CRASHED:
+    if state == CRASHED:
         return Power.CRASHED
-    return Power.PAUSED if state in (_PAUSED, PMSUSPENDED) else Power.RUNNING
+    return Power.PAUSED if state in (PAUSED, PMSUSPENDED) else Power.RUNNING
 
 
 def guests(connection: libvirt.virConnect, known: Mapping[str, Size]) -> list[Guest]:

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 from vagoth.drivers.base import GuestSpec, Power
 from vagoth.drivers.libvirt.capabilities import Capabilities
 from vagoth.drivers.libvirt.errors import Meaning, meaning_of
-from vagoth.drivers.libvirt.looking import PMSUSPENDED, find, power_of_domain, state_of
+from vagoth.drivers.libvirt.looking import (
+    CRASHED,
+    PMSUSPENDED,
+    SHUTDOWN,
+    SHUTOFF,
+    find,
+    power_of_domain,
+    state_of,
+)
 from vagoth.drivers.libvirt.workers import Call
 from vagoth.drivers.libvirt.xml import domain_xml
 from vagoth.errors import JobFailed
@@ -79,7 +87,7 @@ def stop(connection: libvirt.virConnect, call: Call, uuid: str) -> None:
     """Pull the plug."""
     domain = _present(connection, uuid)
     if domain.isActive():
-        _bring_about(call, domain.destroy, lambda: not _is_active(domain))
+        _bring_about(call, domain.destroy, lambda: _is_off(domain))
 
 
 def ask_shutdown(connection: libvirt.virConnect, call: Call, uuid: str) -> str | None:
@@ -87,7 +95,10 @@ def ask_shutdown(connection: libvirt.virConnect, call: Call, uuid: str) -> str |
     domain = _present(connection, uuid)
     if not domain.isActive():
         return None
-    _bring_about(call, domain.shutdown, lambda: not _is_active(domain))
+    if power_of_domain(domain) is Power.PAUSED:
+        raise JobFailed(f"{domain.name()} is paused, and hears nothing", cure="resume it first")
+    # One that is on its way down is active, and yet "not running".
+    _bring_about(call, domain.shutdown, lambda: _is_ending(domain))
     return domain.name()
 
 
@@ -126,15 +137,23 @@ def _running(connection: libvirt.virConnect, uuid: str) -> libvirt.virDomain:
     return domain
 
 
-def _is_active(domain: libvirt.virDomain) -> bool:
+def _is_off(domain: libvirt.virDomain) -> bool:
+    return _state_or_off(domain) in (SHUTOFF, CRASHED)
+
+
+def _is_ending(domain: libvirt.virDomain) -> bool:
+    return _state_or_off(domain) in (SHUTDOWN, SHUTOFF, CRASHED)
+
+
+def _state_or_off(domain: libvirt.virDomain) -> int:
     import libvirt
 
     try:
-        return bool(domain.isActive())
+        return state_of(domain)[0]
     except libvirt.libvirtError as error:
         # One that is not kept by its host goes as it ends.
         if meaning_of(error) is Meaning.NO_GUEST:
-            return False
+            return SHUTOFF
         raise
 
 
