@@ -114,7 +114,6 @@ def test_into_a_pipe_go_columns_without_colour(furnished: Program) -> None:
     ],
 )
 def test_exit_codes_say_which_case_it_is(line: str, code: int, furnished: Program) -> None:
-    furnished("migrate", "web1", "hv2")
     done = furnished(*line.split())
     assert done.returncode == code, done.stderr
     told = done.stderr.splitlines()

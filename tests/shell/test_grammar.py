@@ -66,7 +66,7 @@ def test_no_option_of_a_command_hides_a_global_one(command: Command) -> None:
 def test_help_fits_a_terminal_and_needs_no_markup(command: Command) -> None:
     text = help_of(command)
     assert "``" not in text
-    assert max(map(len, text.splitlines())) <= 100
+    assert max(map(len, text.splitlines())) < 80
     assert command.usage.split()[0] in text
 
 

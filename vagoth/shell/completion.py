@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -19,8 +19,9 @@ from vagoth.definition import assigned, choices, fields_at, types_at, value_at
 from vagoth.errors import VagothError
 from vagoth.model import Record, State
 from vagoth.shell import grammar
-from vagoth.shell.grammar import Argument, Command, Marker, Registry
-from vagoth.shell.line import GLOBAL_OPTIONS, GlobalOption, partial_words
+from vagoth.shell.cursor import Cursor, locate
+from vagoth.shell.grammar import Marker, Registry
+from vagoth.shell.line import GLOBAL_OPTIONS, GlobalOption
 from vagoth.view import View, natural
 
 #: More than this nobody reads; what is typed next narrows it.
@@ -73,22 +74,9 @@ class World:
     in_shell: bool = True
 
 
-@dataclass
-class _Cursor:
-    """Where in a line the cursor is: at which argument of which command, after what."""
-
-    text: str
-    start: int
-    command: Command | None = None
-    argument: Argument | GlobalOption | None = None
-    given: dict[str, list[str]] = field(default_factory=dict)
-    flags: set[str] = field(default_factory=set)
-    only_arguments: bool = False
-
-
 def complete(text: str, world: World, commands: Registry = grammar.COMMANDS) -> list[Suggestion]:
     """What may follow ``text``, the line up to the cursor; best first, at most :data:`LIMIT`."""
-    cursor = _locate(text, world, commands)
+    cursor = locate(text, commands)
     if cursor is None:
         return []
     found: Iterable[Suggestion]
@@ -107,89 +95,16 @@ def complete(text: str, world: World, commands: Registry = grammar.COMMANDS) -> 
     return _best(cursor, found)
 
 
-# --- where the cursor is ------------------------------------------------------------------
-
-
-def _locate(text: str, world: World, commands: Registry) -> _Cursor | None:
-    *before, current = partial_words(text)
-    cursor = _Cursor(current.text, current.start)
-    pending: Argument | GlobalOption | None = None
-    positional = 0
-    for word in (each.text for each in before):
-        if pending is not None:
-            if isinstance(pending, Argument):
-                cursor.given.setdefault(pending.name, []).append(word)
-            pending = None
-        elif word == "--" and not cursor.only_arguments:
-            cursor.only_arguments = True
-        elif word.startswith("-") and not cursor.only_arguments:
-            pending = _opened(word, cursor)
-        elif cursor.command is None:
-            if word not in commands.modules:
-                return None
-            cursor.command = commands.get(word)
-        else:
-            argument = _positional(cursor.command, positional)
-            if argument is not None:
-                cursor.given.setdefault(argument.name, []).append(word)
-            positional += 1
-    if pending is None and not cursor.only_arguments and cursor.text.startswith("--"):
-        pending = _behind_equals(cursor)
-    if pending is not None:
-        cursor.argument = pending
-    elif cursor.command is not None:
-        cursor.argument = _positional(cursor.command, positional)
-    return cursor
-
-
-def _opened(word: str, cursor: _Cursor) -> Argument | GlobalOption | None:
-    """The option that a word is, if it wants its value from the next word."""
-    flag, equals, value = word.partition("=")
-    option = _option(flag, cursor.command)
-    cursor.flags.add(flag)
-    if option is None:
-        return None
-    if not equals:
-        takes = option.takes_value if isinstance(option, Argument) else option.takes is not None
-        return option if takes else None
-    if isinstance(option, Argument):
-        cursor.given.setdefault(option.name, []).append(value)
-    return None
-
-
-def _behind_equals(cursor: _Cursor) -> Argument | GlobalOption | None:
-    """The option in ``--option=value``; the cursor is then at the value alone."""
-    flag, equals, value = cursor.text.partition("=")
-    option = _option(flag, cursor.command) if equals else None
-    if option is not None:
-        # In the line, what stands before the value is as long as typed: options hold no quotes.
-        cursor.start += len(flag) + 1
-        cursor.text = value
-    return option
-
-
-def _option(flag: str, command: Command | None) -> Argument | GlobalOption | None:
-    own = command.option(flag) if command is not None else None
-    return own or next((option for option in GLOBAL_OPTIONS if option.flag == flag), None)
-
-
-def _positional(command: Command, index: int) -> Argument | None:
-    arguments = command.arguments
-    if index < len(arguments):
-        return arguments[index]
-    return arguments[-1] if arguments and arguments[-1].many else None
-
-
 # --- what fits there ------------------------------------------------------------------------
 
 
-def _commands(cursor: _Cursor, world: World, commands: Registry) -> Iterator[Suggestion]:
+def _commands(cursor: Cursor, world: World, commands: Registry) -> Iterator[Suggestion]:
     for command in commands.all():
         if command.in_shell if world.in_shell else command.on_command_line:
             yield Suggestion(command.name, cursor.start, Kind.COMMAND, command.summary)
 
 
-def _options(cursor: _Cursor, world: World) -> Iterator[Suggestion]:
+def _options(cursor: Cursor, world: World) -> Iterator[Suggestion]:
     for option in cursor.command.options if cursor.command is not None else ():
         assert option.flag is not None
         if option.many or option.flag not in cursor.flags:
@@ -202,7 +117,7 @@ def _options(cursor: _Cursor, world: World) -> Iterator[Suggestion]:
 
 
 def _values(
-    marker: Marker, cursor: _Cursor, world: World, commands: Registry
+    marker: Marker, cursor: Cursor, world: World, commands: Registry
 ) -> Iterable[Suggestion]:
     view, start = world.view, cursor.start
     match marker:
@@ -227,7 +142,7 @@ def _values(
     return ()
 
 
-def _nodes(marker: grammar.Names, cursor: _Cursor, view: View) -> Iterator[Suggestion]:
+def _nodes(marker: grammar.Names, cursor: Cursor, view: View) -> Iterator[Suggestion]:
     named = {name for names in cursor.given.values() for name in names}
     typed = cursor.text.lower()
     fits = [
@@ -262,7 +177,7 @@ def _tags(view: View) -> list[str]:
     return [entry for entry in entries if "=" in entry or entry not in valued]
 
 
-def _keys(marker: grammar.KeyArg, cursor: _Cursor, view: View) -> Iterator[Suggestion]:
+def _keys(marker: grammar.KeyArg, cursor: Cursor, view: View) -> Iterator[Suggestion]:
     records: Iterable[Record] = view
     if marker.of is not None:
         record = _named(marker.of, cursor, view)
@@ -272,10 +187,10 @@ def _keys(marker: grammar.KeyArg, cursor: _Cursor, view: View) -> Iterator[Sugge
             yield Suggestion(key, cursor.start, Kind.KEY, record.name)
 
 
-def _links(cursor: _Cursor, view: View) -> Iterator[Suggestion]:
+def _links(cursor: Cursor, view: View) -> Iterator[Suggestion]:
     link, equals, target = cursor.text.partition("=")
     if equals:
-        inner = _Cursor(target, cursor.start)
+        inner = Cursor(target, cursor.start)
         for node in _nodes(grammar.Names(), inner, view):
             yield Suggestion(f"{link}={node.text}", cursor.start, Kind.LINK, node.about)
         return
@@ -283,7 +198,7 @@ def _links(cursor: _Cursor, view: View) -> Iterator[Suggestion]:
         yield Suggestion(f"{name}=", cursor.start, Kind.LINK, goes_on=True)
 
 
-def _named(argument: str, cursor: _Cursor, view: View) -> Record | None:
+def _named(argument: str, cursor: Cursor, view: View) -> Record | None:
     names = cursor.given.get(argument)
     if not names:
         return None
@@ -293,9 +208,7 @@ def _named(argument: str, cursor: _Cursor, view: View) -> Record | None:
 # --- field=value ------------------------------------------------------------------------------
 
 
-def _assignments(
-    marker: grammar.Assignments, cursor: _Cursor, world: World
-) -> Iterator[Suggestion]:
+def _assignments(marker: grammar.Assignments, cursor: Cursor, world: World) -> Iterator[Suggestion]:
     record = _named(marker.of, cursor, world.view) if marker.of is not None else None
     type_name = record.type if record is not None else cursor.given.get("type", ["vm"])[-1]
     before: Mapping[str, Any] = record.definition if record is not None else {}
@@ -323,14 +236,14 @@ def _assignments(
         return
 
 
-def _driver_field(type_name: str, cursor: _Cursor) -> Iterator[Suggestion]:
+def _driver_field(type_name: str, cursor: Cursor) -> Iterator[Suggestion]:
     # Until its driver is known, nothing else is known of a host.
     if type_name == "hv":
         yield Suggestion("driver=", cursor.start, Kind.FIELD, "what speaks to it", goes_on=True)
 
 
 def _fields(
-    path: str, wanted: Any, draft: Mapping[str, Any], cursor: _Cursor
+    path: str, wanted: Any, draft: Mapping[str, Any], cursor: Cursor
 ) -> Iterator[Suggestion]:
     above, dot, _ = path.rpartition(".")
     for name in fields_at(wanted, above):
@@ -366,7 +279,7 @@ def _shapes(wanted: Any, path: str) -> tuple[bool, str]:
 
 
 def _field_values(
-    path: str, wanted: Any, before: Mapping[str, Any], cursor: _Cursor, world: World
+    path: str, wanted: Any, before: Mapping[str, Any], cursor: Cursor, world: World
 ) -> Iterator[Suggestion]:
     now = value_at(before, path)
     values = dict.fromkeys(choices(wanted, path), "")
@@ -388,7 +301,7 @@ def _rank(text: str, typed: str) -> tuple[bool, tuple[tuple[str, int, str], ...]
     return not text.lower().startswith(typed), natural(text)
 
 
-def _best(cursor: _Cursor, found: Iterable[Suggestion]) -> list[Suggestion]:
+def _best(cursor: Cursor, found: Iterable[Suggestion]) -> list[Suggestion]:
     """Those that begin with what was typed, then those that hold it; in the order they came."""
     typed = cursor.text.lower()
     begin: list[Suggestion] = []

@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         silence()
         output.complain(str(error))
         ended = Ended(EXIT_FAILED)
+    except KeyboardInterrupt:
+        # Before the loop took over: nothing was begun.
+        ended = Ended(EXIT_INTERRUPTED)
     if ended.signal is not None:
         signal.signal(ended.signal, signal.SIG_DFL)
         os.kill(os.getpid(), ended.signal)

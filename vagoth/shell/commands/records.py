@@ -45,7 +45,7 @@ async def new(
 ) -> Result:
     """Add a node to the registry. No host is contacted.
 
-    For example: new web1 memory=512MiB vcpus=2 boot.kernel=/vmlinuz 'nics=[{"network": "lan"}]'
+    For example: new web1 memory=512MiB vcpus=2 'nics=[{"network": "lan"}]' --tag env=prod
 
     :param name: what it is called
     :param fields: what it should be, field by field of its definition

@@ -9,6 +9,8 @@ from vagoth.shell.context import Result, ShellContext
 from vagoth.shell.grammar import COMMANDS, Command, CommandName, command
 from vagoth.shell.line import GLOBAL_OPTIONS
 
+_WIDTH = 79
+
 
 @command("shell", in_shell=False, needs_cluster=False)
 async def shell(ctx: ShellContext) -> Result:
@@ -59,14 +61,22 @@ def overview(*, in_shell: bool) -> str:
 
 def help_of(command: Command) -> str:
     """All there is to know of one command."""
-    usage = textwrap.fill(command.usage, 78, initial_indent="usage: ", subsequent_indent=" " * 11)
-    parts = [f"{usage}\n", f"{command.summary}.\n"]
+    first = textwrap.fill(f"{command.summary}.", _WIDTH)
+    usage = textwrap.fill(
+        command.usage, _WIDTH, initial_indent="usage: ", subsequent_indent=" " * 11
+    )
+    parts = [f"{usage}\n", f"{first}\n"]
     if command.details:
-        parts.append(f"{command.details}\n")
+        parts += [f"{_paragraph(each)}\n" for each in command.details.split("\n\n")]
     for title, members in (("arguments", command.arguments), ("options", command.options)):
         if members:
             parts.append(_listing(title, [(each.typed, each.help) for each in members]))
     return "\n".join(parts)
+
+
+def _paragraph(text: str) -> str:
+    example = text.removeprefix("For example: ")
+    return f"For example:\n  {example}" if example != text else textwrap.fill(text, _WIDTH)
 
 
 def _global_options(in_shell: bool) -> list[tuple[str, str]]:
@@ -79,5 +89,13 @@ def _global_options(in_shell: bool) -> list[tuple[str, str]]:
 
 def _listing(title: str, entries: list[tuple[str, str]]) -> str:
     width = max(len(name) for name, _ in entries)
-    lines = [f"  {name:<{width}}  {text}".rstrip() for name, text in entries]
+    lines = [
+        textwrap.fill(
+            text,
+            _WIDTH,
+            initial_indent=f"  {name:<{width}}  ",
+            subsequent_indent=" " * (width + 4),
+        )
+        for name, text in entries
+    ]
     return "\n".join([f"{title}:", *lines]) + "\n"
