@@ -171,6 +171,60 @@ async def test_a_guest_moved_by_somebody_else_is_followed(cluster: Cluster, web:
     await target.close()
 
 
+async def test_a_guest_moved_while_hosts_are_followed_is_no_alarm(
+    cluster: Cluster, web: VM
+) -> None:
+    from vagoth.drivers.base import Host
+
+    driver = cluster.driver("sim")
+    hosts = [cluster["hv1"], cluster["hv3"]]
+    source, target = [
+        await driver.open(Host(host.id, host.name, host.definition)) for host in hosts
+    ]
+    async with cluster.watch() as watch:
+        await cluster.monitor.met()
+        await source.migrate(uuid(web), target)
+        async with asyncio.timeout(10):
+            while (web.parent, web.state) != (cluster["hv3"], State.RUNNING):
+                commit = await anext(watch)
+                assert commit.changes[0].record.alarm is None
+    assert web.alarm is None
+    await source.close()
+    await target.close()
+
+
+async def test_a_guest_that_runs_on_two_hosts_is_an_alarm_until_one_is_stopped(
+    cluster: Cluster,
+) -> None:
+    await cluster.poll()
+    uuid = world(cluster, "hv2").define_foreign("twice")
+    web = await cluster.new("web1", definition={**LINUX, "uuid": uuid})
+    await cluster.poll()
+    assert web.parent == cluster["hv2"]
+    other = await cluster.new("other", type="hv", definition={"driver": "sim"})
+    copy_host(cluster, "hv2", "other")
+    reports = await cluster.poll()
+    assert all(report.error is None for report in reports)
+    assert web.record.alarm == "duplicate"
+    assert web.parent == cluster["hv2"]
+    await cluster.poll(["hv2"])
+    assert web.record.alarm == "duplicate"
+    world(cluster, "other").destroy(uuid)
+    await cluster.poll()
+    assert (web.alarm, web.state) == (None, State.RUNNING)
+    assert web.parent == cluster["hv2"]
+    assert other.state == State.UP
+
+
+def copy_host(cluster: Cluster, source: str, target: str) -> None:
+    """Make one simulated host have what another has: as a disk image that was copied would."""
+    folder = cluster.config.state_dir / "sim"
+    kept = next(folder.glob(f"{cluster[source].id}*.json"))
+    kept.with_name(kept.name.replace(cluster[source].id, cluster[target].id)).write_bytes(
+        kept.read_bytes()
+    )
+
+
 async def test_two_controllers_that_watch_write_one_change_once(
     cluster: Cluster, web: VM, store: Path
 ) -> None:

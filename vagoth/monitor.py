@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 from vagoth.actions.base import Context, commit_seen, hypervisor, hypervisors
 from vagoth.actions.look import look_at
-from vagoth.actions.observe import Look, guests_seen, strangers
+from vagoth.actions.observe import Look, active, guests_seen, overtaken, strangers
 from vagoth.actions.recovery import settle
 from vagoth.drivers.base import Capability, Driver, Guest, GuestEvent, Session
-from vagoth.errors import Busy, HostError, VagothError
+from vagoth.errors import Busy, HostError, NodeNotFound, OutcomeUnknown, VagothError
 from vagoth.model import Commit, Record
 from vagoth.transaction import transaction
 
@@ -216,7 +216,10 @@ class Monitor:
         guest = await session.guest(event.uuid)
         took_s = time.monotonic() - begun
         vm = self._context.view.by_key(f"uuid:{event.uuid}")
-        if vm is None or (vm.parent != host.id and guest is None):
+        if vm is None or (vm.parent != host.id and not active(guest)):
+            return
+        if vm.parent != host.id:
+            await self._look(host)
             return
         look = Look(
             host.id,
@@ -225,24 +228,34 @@ class Monitor:
             took_s,
             guests={event.uuid: guest} if guest is not None else {},
         )
-        await commit_seen(
-            self._context.registry,
-            lambda: [
-                record for record in guests_seen(self._context.view, [look]) if record.id == vm.id
-            ],
-        )
+        is_overtaken = False
+
+        def find() -> list[Record]:
+            nonlocal is_overtaken
+            view = self._context.view
+            is_overtaken = overtaken(view, [look])
+            # The look is of one guest: what it says of others it does not know.
+            return [record for record in guests_seen(view, [look]) if record.id == vm.id]
+
+        await commit_seen(self._context.registry, find)
+        if is_overtaken:
+            await self._look(host)
 
     async def _finish_the_dead(self, looks: Sequence[Look]) -> None:
         """Finish, or take back, what processes left that died in the middle of an action."""
         answered = {look.host_id for look in looks if look.error is None}
-        for record in self._context.view.with_intent():
-            intent = record.intent
-            if intent is None or not answered & {record.parent, *intent.args.values()}:
-                continue
-            with suppress(Busy):
-                async with self._context.registry.lock(record.id):
-                    await self._context.registry.refresh()
-                    try:
-                        await settle(self._context, record.id)
-                    except VagothError as error:
-                        log.warning("%s", error)
+        concerned = [
+            record.id
+            for record in self._context.view.with_intent()
+            if record.intent and answered & {record.parent, *record.intent.args.values()}
+        ]
+        await asyncio.gather(*(self._finish(node_id) for node_id in concerned))
+
+    async def _finish(self, node_id: str) -> None:
+        with suppress(Busy, NodeNotFound):
+            async with self._context.registry.lock(node_id):
+                await self._context.registry.refresh()
+                try:
+                    await settle(self._context, node_id)
+                except OutcomeUnknown as error:
+                    log.warning("%s", error)

@@ -8,25 +8,68 @@ import time
 from collections.abc import Iterator, Sequence
 
 from vagoth.actions.base import Context, commit_seen, hypervisor
-from vagoth.actions.observe import Look, guests_seen, host_down, host_up
+from vagoth.actions.observe import (
+    Look,
+    active,
+    guests_seen,
+    host_down,
+    host_up,
+    overtaken,
+)
 from vagoth.errors import HostError, HostUnreachable, VagothError
 from vagoth.model import Record, State
 from vagoth.view import View
 
 log = logging.getLogger(__name__)
 
+#: How many looks in all, where others write what is looked at meanwhile.
+LOOK_AGAIN = 3
+
 
 async def look_at(context: Context, hosts: Sequence[Record]) -> list[Look]:
     """Look at these hosts and write down what differs; a host in trouble stops no other.
 
+    Where a VM is found that another host has the claim of, that host is looked at too: only
+    both together tell a guest that was moved from one that runs twice.
+
     :return: a look for each host, in order; its ``error`` says what was wrong
     """
-    looks = await asyncio.gather(*(_look(context, host) for host in hosts))
+    for _ in range(LOOK_AGAIN):
+        looks = await asyncio.gather(*(_look(context, host) for host in hosts))
+        homes = _homes(context.view, looks)
+        looks += await asyncio.gather(*(_look(context, host) for host in homes))
+        is_overtaken = await write_down(context, looks)
+        if not is_overtaken:
+            break
+    context.looks.note(looks)
+    return looks[: len(hosts)]
+
+
+async def write_down(context: Context, looks: Sequence[Look]) -> bool:
+    """Commit what these looks show; whether they were overtaken, and it is worth looking again."""
     for look in looks:
         _report(context.view, look)
-    await commit_seen(context.registry, lambda: seen(context.view, looks))
-    context.looks.note(looks)
-    return looks
+    is_overtaken = False
+
+    def find() -> list[Record]:
+        nonlocal is_overtaken
+        is_overtaken = overtaken(context.view, looks)
+        return list(seen(context.view, looks))
+
+    await commit_seen(context.registry, find)
+    return is_overtaken
+
+
+def _homes(view: View, looks: Sequence[Look]) -> list[Record]:
+    """The hosts, not looked at, that have the claim of a guest found active elsewhere."""
+    looked_at = {look.host_id for look in looks}
+    found = [
+        vm.parent
+        for look in looks
+        for uuid, guest in (look.guests or {}).items()
+        if active(guest) and (vm := view.by_key(f"uuid:{uuid}")) and vm.parent is not None
+    ]
+    return [host for id in dict.fromkeys(found) if id not in looked_at and (host := view.get(id))]
 
 
 def seen(view: View, looks: Sequence[Look]) -> Iterator[Record]:
@@ -47,8 +90,8 @@ async def _look(context: Context, record: Record) -> Look:
         session = await context.sessions.get(hypervisor(record))
         try:
             async with asyncio.timeout(patience_s):
-                facts = await session.facts()
-                guests = {guest.uuid: guest for guest in await session.guests()}
+                facts, found = await asyncio.gather(session.facts(), session.guests())
+                guests = {guest.uuid: guest for guest in found}
         except TimeoutError:
             raise HostUnreachable(record.name, f"no answer within {patience_s:g} s") from None
     except HostError as trouble:

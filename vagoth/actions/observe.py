@@ -7,7 +7,7 @@ intent) are left alone: the action, or whoever finishes it, looks for itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -90,6 +90,19 @@ def guests_seen(view: View, looks: Sequence[Look]) -> list[Record]:
     the claim, or if the holder, in the same looks, does not have it active; if it is active on
     both, or the holder did not answer, that is an alarm and nothing is mended.
     """
+    return [after for after, is_newer in _vms_seen(view, looks) if not is_newer]
+
+
+def overtaken(view: View, looks: Sequence[Look]) -> bool:
+    """Whether a VM was written after these looks began, and they show it differently.
+
+    Which of the two is true now, only another look can tell.
+    """
+    return any(is_newer for _, is_newer in _vms_seen(view, looks))
+
+
+def _vms_seen(view: View, looks: Sequence[Look]) -> Iterator[tuple[Record, bool]]:
+    """Each VM that the looks show differently, and whether its record is newer than they are."""
     answered = {look.host_id: look for look in looks if look.guests is not None}
     where: dict[str, list[str]] = {}
     for look in answered.values():
@@ -101,34 +114,31 @@ def guests_seen(view: View, looks: Sequence[Look]) -> list[Record]:
         vm = view.by_key(f"uuid:{uuid}")
         if vm is not None:
             concerned[vm.id] = vm
-    changed = []
     for vm in concerned.values():
-        after = _vm_seen(view, vm, answered, where)
-        if after is not None and after != vm:
-            changed.append(after)
-    return changed
+        found = _vm_seen(view, vm, answered, where)
+        if found is not None and found[0] != vm:
+            yield found
 
 
 def _vm_seen(
     view: View, vm: Record, answered: Mapping[str, Look], where: Mapping[str, list[str]]
-) -> Record | None:
+) -> tuple[Record, bool] | None:
     uuid = next((key.removeprefix("uuid:") for key in vm.keys if key.startswith("uuid:")), None)
     if vm.type != "vm" or uuid is None or vm.intent is not None:
         return None
     hosts = where.get(uuid, [])
     home = answered.get(vm.parent) if vm.parent is not None else None
     looks = [answered[host_id] for host_id in hosts] + ([home] if home else [])
-    if any(view.touched(vm.id) > look.generation for look in looks):
-        return None
+    is_newer = any(view.touched(vm.id) > look.generation for look in looks)
     elsewhere = [host_id for host_id in hosts if host_id != vm.parent]
     if len(hosts) > 1 or (elsewhere and vm.parent is not None and home is None):
-        return _alarmed(vm, elsewhere)
+        return _alarmed(vm, elsewhere), is_newer
     if elsewhere:
         guest = (answered[elsewhere[0]].guests or {})[uuid]
         vm = replace(vm, parent=elsewhere[0], state=vm_state(vm.state, guest))
     elif home is not None:
         vm = replace(vm, state=vm_state(vm.state, (home.guests or {}).get(uuid)))
-    return _calmed(vm, answered)
+    return _calmed(vm, answered), is_newer
 
 
 def _alarmed(vm: Record, elsewhere: list[str]) -> Record:
