@@ -22,6 +22,7 @@ from vagoth.model import Commit, Record, new_id
 from vagoth.monitor import HostReport, Monitor
 from vagoth.nodes.base import Node, NodeList
 from vagoth.plugins import Plugins, load
+from vagoth.query import Document, every, hint_of
 from vagoth.registry.base import Registry, Watch
 from vagoth.scheduler import Job, Scheduler
 from vagoth.transaction import Transaction, transaction
@@ -162,8 +163,10 @@ class Cluster:
         if len(conditions) - len(queries) > 1:
             raise InvalidInput("conditions", conditions, "one pattern for the name at most")
 
+        hints = [hint for query in queries if (hint := hint_of(query)) is not None]
+
         def meets(record: Record) -> bool:
-            document = {name: getattr(record, name) for name in Record.__struct_fields__}
+            document = Document(record)
             return all(query(document) for query in queries)
 
         records = self.view.select(
@@ -175,6 +178,7 @@ class Cluster:
             tags=tags,
             key=key,
             where=meets if queries else None,
+            hint=every(hints),
         )
         return NodeList(self, map(self.node, records))
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from vagoth.errors import NodeNotFound
 from vagoth.model import Record, RecordChange
+from vagoth.query import Among, Either, Hint
 
 _GLOB = re.compile(r"[*?\[]")
 _DIGITS = re.compile(r"(\d+)")
@@ -138,6 +139,7 @@ class View:
         tags: Mapping[str, str | None] | None = None,
         key: str | None = None,
         where: Callable[[Record], bool] | None = None,
+        hint: Hint | None = None,
     ) -> list[Record]:
         """The records that meet every condition given, sorted by name (``web2`` before ``web10``).
 
@@ -145,6 +147,7 @@ class View:
         :param parent: the parent's id
         :param tags: a value of ``None`` or ``""`` asks only that the tag is there
         :param where: anything else; called last
+        :param hint: what holds wherever ``where`` does; it saves looking at all the others
         """
         wanted: list[set[str]] = []
         for index, value in (
@@ -163,6 +166,8 @@ class View:
         if glob is not None and (glob in self._names or not is_glob(glob)):
             wanted.append({self._names[glob]} if glob in self._names else set())
             glob = None
+        if hint is not None:
+            wanted.append(self._candidates(hint))
         wanted.sort(key=len)
         chosen: Iterable[str] = wanted[0].intersection(*wanted[1:]) if wanted else self._records
         if glob is not None:
@@ -171,6 +176,26 @@ class View:
         if where is not None:
             chosen = [id for id in chosen if where(self._records[id])]
         return self._sorted(chosen)
+
+    def _candidates(self, hint: Hint) -> set[str]:
+        """The ids of the records that a hint leaves."""
+        if isinstance(hint, Among):
+            return set().union(*(self._under(hint.field, value) for value in hint.values))
+        parts = [self._candidates(part) for part in hint.parts]
+        if isinstance(hint, Either):
+            return set().union(*parts)
+        parts.sort(key=len)
+        return parts[0].intersection(*parts[1:])
+
+    def _under(self, index: str, value: str) -> Iterable[str]:
+        match index:
+            case "id":
+                return (value,) if value in self._records else ()
+            case "name":
+                return (self._names[value],) if value in self._names else ()
+            case "key":
+                return (self._keys[value],) if value in self._keys else ()
+        return self._indexes[index].get(value, ())
 
     def apply(self, change: RecordChange) -> None:
         """Make the change true here. For registries only."""
