@@ -40,11 +40,9 @@ NOT_NEEDED = {
 
 SCRIPT = """
 import sys
-from vagoth.shell.main import main
-try:
-    main(sys.argv[1:])
-finally:
-    print("\\n".join(sorted(sys.modules)), file=sys.stderr)
+from vagoth.shell.main import command_line
+assert command_line(sys.argv[1:]).code == 0
+print("\\n".join(sorted(sys.modules)), file=sys.stderr)
 """
 
 
