@@ -98,8 +98,7 @@ class SSHConnection:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._connection.wait_closed()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._remove_folder()
         if self._jump is not None:
             await self._jump.close()
 
@@ -175,6 +174,13 @@ class SSHConnection:
             listener.close()
             # asyncssh leaves it behind.
             path.unlink(missing_ok=True)
+        if not self._forwards:
+            self._remove_folder()
+
+    def _remove_folder(self) -> None:
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _local_folder(self) -> Path:
         if self._folder is None:

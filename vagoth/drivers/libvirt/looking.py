@@ -75,7 +75,7 @@ def guests(connection: libvirt.virConnect, known: Mapping[str, Size]) -> list[Gu
     return found
 
 
-def guest(connection: libvirt.virConnect, uuid: str, known: Mapping[str, Size]) -> Guest | None:
+def guest(connection: libvirt.virConnect, uuid: str) -> Guest | None:
     """One guest, or nothing where the host does not have it."""
     import libvirt
 
@@ -84,7 +84,7 @@ def guest(connection: libvirt.virConnect, uuid: str, known: Mapping[str, Size]) 
         return None
     try:
         power = power_of_domain(domain)
-        size = known.get(uuid) or _size(domain, power)
+        size = _size(domain, power)
         persistent = bool(domain.isPersistent())
         if size is None:
             return None

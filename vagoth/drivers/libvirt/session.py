@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
@@ -22,7 +22,6 @@ from vagoth.drivers.libvirt import looking, migration, verbs
 from vagoth.drivers.libvirt.capabilities import Capabilities
 from vagoth.drivers.libvirt.events import Lifecycle
 from vagoth.drivers.libvirt.link import Link
-from vagoth.drivers.libvirt.looking import Size
 from vagoth.drivers.libvirt.sizes import KnownSizes
 from vagoth.drivers.libvirt.xml import check_spec
 from vagoth.errors import HostUnreachable, OutcomeUnknown, ShutdownTimeout
@@ -67,22 +66,20 @@ class LibvirtSession(Session):
         )
 
     async def guests(self) -> Sequence[Guest]:
-        known, generation = await self._sizes_known()
+        # Sizes stay known for as long as we hear of it when one changes.
+        await self._lifecycle.register()
+        known, generation = self._sizes.now()
         found = await self.link.call("its guests", lambda c, _: looking.guests(c, known))
         self._sizes.learn(found, generation)
         return found
 
     async def guest(self, uuid: str) -> Guest | None:
-        known, generation = await self._sizes_known()
-        found = await self.link.call(f"guest {uuid}", lambda c, _: looking.guest(c, uuid, known))
+        # Asked in full: what others have just defined may not have been told yet.
+        _, generation = self._sizes.now()
+        found = await self.link.call(f"guest {uuid}", lambda c, _: looking.guest(c, uuid))
         if found is not None:
             self._sizes.learn([found], generation)
         return found
-
-    async def _sizes_known(self) -> tuple[Mapping[str, Size], int]:
-        # They stay known for as long as we hear of it when one changes.
-        await self._lifecycle.register()
-        return self._sizes.now()
 
     async def define(self, spec: GuestSpec) -> None:
         check_spec(spec)
