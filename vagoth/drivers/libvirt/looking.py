@@ -10,6 +10,8 @@ import uuid as uuidlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from msgspec.structs import replace
+
 from vagoth.drivers.base import Guest, HostFacts, Power
 from vagoth.drivers.libvirt.capabilities import Capabilities, read_capabilities
 from vagoth.drivers.libvirt.errors import Meaning, meaning_of
@@ -133,18 +135,24 @@ def capabilities(connection: libvirt.virConnect) -> Capabilities:
 
 def facts(connection: libvirt.virConnect, known: Capabilities) -> HostFacts:
     """What the host is."""
-    info: Any = connection.getInfo()
     number, hostname = connection.getLibVersion(), connection.getHostname()
-    return HostFacts(
+    found = HostFacts(
         hostname=hostname,
         # A simulated host has none of its own.
         host_uuid=known.host_uuid or str(uuidlib.uuid5(uuidlib.NAMESPACE_DNS, hostname)),
         hypervisor=connection.getType().lower(),
         version=f"{number // 1000000}.{number // 1000 % 1000}.{number % 1000}",
-        memory_bytes=info[1] * MIB,
-        cpus=info[2],
+        memory_bytes=0,
+        cpus=0,
         kinds=known.kinds,
     )
+    return resized(connection, found)
+
+
+def resized(connection: libvirt.virConnect, known: HostFacts) -> HostFacts:
+    """Facts with what may have changed of them since the connection was made."""
+    info: Any = connection.getInfo()
+    return replace(known, memory_bytes=info[1] * MIB, cpus=info[2])
 
 
 def _uuids(connection: libvirt.virConnect, flags: int) -> set[str]:

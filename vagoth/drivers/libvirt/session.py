@@ -36,6 +36,7 @@ class LibvirtSession(Session):
         super().__init__(host)
         self.link = link
         self._capabilities: Capabilities | None = None
+        self._facts: HostFacts | None = None
         self._sizes = KnownSizes()
         self._lifecycle = Lifecycle(link, defined=self._sizes.forget)
         # Each migration keeps a worker for as long as it takes: some must be left for the rest.
@@ -60,10 +61,11 @@ class LibvirtSession(Session):
         return self._capabilities
 
     async def facts(self) -> HostFacts:
+        if (facts := self._facts) is not None:
+            return await self.link.call("its facts", lambda c, _: looking.resized(c, facts))
         known = await self.capabilities()
-        return await self.link.call(
-            "its facts", lambda connection, _: looking.facts(connection, known)
-        )
+        self._facts = await self.link.call("its facts", lambda c, _: looking.facts(c, known))
+        return self._facts
 
     async def guests(self) -> Sequence[Guest]:
         # Sizes stay known for as long as we hear of it when one changes.
