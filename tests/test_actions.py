@@ -325,3 +325,70 @@ async def test_a_migration_changes_the_parent_in_one_commit(cluster: Cluster, we
     assert change.after is not None
     assert (change.after.parent, change.after.state) == (cluster["hv2"].id, State.RUNNING)
     assert change.after.former[0] == cluster["hv1"].id
+
+
+async def test_many_started_at_once_are_spread_and_none_is_placed_where_it_no_longer_fits(
+    cluster: Cluster,
+) -> None:
+    vms = [await new_vm(cluster, f"web{number}", memory="2GiB") for number in range(12)]
+    await asyncio.gather(*(vm.start() for vm in vms))
+    placed = sorted(vm.parent.name for vm in vms if vm.parent)
+    assert placed == ["hv1"] * 4 + ["hv2"] * 4 + ["hv3"] * 4
+    with pytest.raises(vagoth.NoHostFits):
+        await (await new_vm(cluster, "web13", memory="1GiB")).start()
+
+
+async def test_what_an_operator_does_is_the_operators_in_history_whoever_watches(
+    cluster: Cluster, web: VM
+) -> None:
+    await web.start()
+    async with cluster.watch():
+        await cluster.monitor.met()
+        for _ in range(5):
+            for verb in ("pause", "resume", "stop", "start"):
+                async with cluster.transaction(source="alice"):
+                    await web.submit(verb)
+    history = [commit async for commit in cluster.registry.history(node_id=web.id)]
+    changes = [commit.source for commit in history if "state" in commit.changes[0].fields()]
+    assert changes.count("alice") >= 20
+    assert "monitor" not in changes
+
+
+async def test_another_machine_under_a_hosts_name_is_not_taken_for_it(
+    cluster: Cluster, web: VM
+) -> None:
+    await web.start(on="hv1")
+    known = cluster["hv1"].keys
+    assert [key.partition(":")[0] for key in known] == ["host"]
+    await cluster["hv1"].set(remove_keys=known, add_keys=["host:some-other-machine"])
+    cluster.context._identified.clear()
+    [report] = await cluster.poll(["hv1"])
+    assert isinstance(report.error, vagoth.HostError)
+    assert "another machine answers" in report.error.problem
+    assert (web.state, web.parent) == (State.UNKNOWN, cluster["hv1"])
+    with pytest.raises(vagoth.HostError, match="another machine answers"):
+        await web.start()
+    await cluster["hv1"].set(remove_keys=["host:some-other-machine"])
+    await cluster.poll()
+    assert (cluster["hv1"].keys, web.record.state) == (known, State.RUNNING)
+
+
+async def test_one_machine_under_two_names_is_one_machine(cluster: Cluster, store: Path) -> None:
+    await cluster.poll()
+    [key] = cluster["hv1"].keys
+    await cluster["hv1"].set(remove_keys=[key])
+    await cluster["hv2"].set(add_keys=[key], remove_keys=cluster["hv2"].keys)
+    async with vagoth.connect(store=store) as other:
+        reports = await other.poll(["hv1"])
+        assert reports[0].error is not None
+        assert "the same machine as hv2" in reports[0].error.problem
+
+
+async def test_errors_of_hosts_name_guests_as_people_do(cluster: Cluster) -> None:
+    await cluster.poll()
+    world(cluster, "hv1").define_foreign("stranger", memory="8GiB")
+    web = await new_vm(cluster, "web1")
+    with pytest.raises(vagoth.JobFailed) as caught:
+        await web.start(on="hv1")
+    assert "web1" in caught.value.message
+    assert uuid(web) not in str(caught.value)

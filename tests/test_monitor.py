@@ -91,7 +91,7 @@ async def test_a_change_on_a_host_arrives_without_a_poll(cluster: Cluster, web: 
         async with asyncio.timeout(10):
             while web.state != State.STOPPED:
                 commit = await anext(watch)
-    assert (commit.source, commit.reason) == ("monitor", "follow")
+    assert (commit.source, commit.reason) == ("monitor", "event")
 
 
 async def test_a_guest_that_is_gone_is_missing_and_keeps_its_claim(

@@ -53,6 +53,11 @@ class VagothError(Exception):
         self.message = message
         self.cure = cure
 
+    def say_instead(self, technical: str, familiar: str) -> None:
+        """Put the name that a person knows where the message has a technical one (a UUID)."""
+        self.message = self.message.replace(technical, familiar)
+        self.cure = self.cure.replace(technical, familiar)
+
     def __str__(self) -> str:
         return f"{self.message} ({self.cure})" if self.cure else self.message
 

@@ -153,25 +153,24 @@ class Monitor:
 
     async def _follow(self, host_id: str) -> None:
         pause_s = RECONNECT_FIRST_S
-        with transaction(source=SOURCE, reason="follow"):
-            while (host := self._context.view.get(host_id)) is not None:
-                begun = time.monotonic()
-                try:
-                    await self._follow_session(host)
-                except VagothError as error:
-                    log.debug("%s: followed no more: %s", host.name, error)
-                except Exception:
-                    # One host's trouble stays its own, ours with it too.
-                    log.exception("%s: following it failed", host.name)
-                self._has_met(host_id)
-                if time.monotonic() - begun > RECONNECT_LAST_S:
-                    pause_s = RECONNECT_FIRST_S
-                # Not all at once, when a switch took many hosts with it.
-                await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))
-                pause_s = min(pause_s * 2, RECONNECT_LAST_S)
+        while (host := self._context.view.get(host_id)) is not None:
+            begun = time.monotonic()
+            try:
+                await self._follow_session(host)
+            except VagothError as error:
+                log.debug("%s: followed no more: %s", host.name, error)
+            except Exception:
+                # One host's trouble stays its own, ours with it too.
+                log.exception("%s: following it failed", host.name)
+            self._has_met(host_id)
+            if time.monotonic() - begun > RECONNECT_LAST_S:
+                pause_s = RECONNECT_FIRST_S
+            # Not all at once, when a switch took many hosts with it.
+            await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))
+            pause_s = min(pause_s * 2, RECONNECT_LAST_S)
 
     async def _follow_session(self, host: Record) -> None:
-        [look] = await self._look(host)
+        look = await self._look(host)
         if look.error is not None:
             raise look.error
         session = await self._context.sessions.get(hypervisor(host))
@@ -184,31 +183,50 @@ class Monitor:
             # What happened between the look and the subscription is in no event.
             await self._look(host)
             self._has_met(host.id)
-            looking = group.create_task(self._look_now_and_then(host))
+            tasks = {group.create_task(self._look_now_and_then(host))}
             try:
                 async for event in events:
-                    await self._on_event(host, session, event)
+                    vm = self._context.view.by_key(f"uuid:{event.uuid}")
+                    if vm is not None and vm.intent is not None:
+                        later = self._after_action(host, session, event, vm.id)
+                        tasks.add(group.create_task(later))
+                    else:
+                        await self._on_event(host, session, event)
             except HostError as error:
                 await self._look(host)
                 log.debug("%s: events ended: %s", host.name, error)
             finally:
-                looking.cancel()
+                for task in tasks:
+                    task.cancel()
 
-    async def _look(self, host: Record) -> list[Look]:
-        looks = await look_at(self._context, [host])
-        await self._finish_the_dead(looks)
-        return looks
+    async def _look(self, host: Record) -> Look:
+        with transaction(source=SOURCE, reason="look"):
+            [look] = await look_at(self._context, [host])
+            await self._finish_the_dead([look])
+        return look
 
     async def _look_now_and_then(self, host: Record) -> None:
         while True:
             await asyncio.sleep(self._interval_s * random.uniform(0.9, 1.1))
-            [look] = await self._look(host)
-            if look.error is not None and self._context.sessions.peek(host.id) is None:
-                raise look.error
+            await self._look(host)
 
     def _has_met(self, host_id: str) -> None:
         if (event := self._met.get(host_id)) is not None:
             event.set()
+
+    async def _after_action(
+        self, host: Record, session: Session, event: GuestEvent, node_id: str
+    ) -> None:
+        """Attend to an event that came while an action was at work, once the action is over.
+
+        The action writes what it found; what happened to the guest just after that, and before
+        it was written, is in this event alone.
+        """
+        async with self._context.registry.watch() as watch:
+            while (vm := self._context.view.get(node_id)) is not None and vm.intent is not None:
+                await anext(watch)
+        with suppress(HostError):
+            await self._on_event(host, session, event)
 
     async def _on_event(self, host: Record, session: Session, event: GuestEvent) -> None:
         # An event may be old by the time it is read: it says where to look, not what is true.
@@ -221,13 +239,8 @@ class Monitor:
         if vm.parent != host.id:
             await self._look(host)
             return
-        look = Look(
-            host.id,
-            generation,
-            time.time(),
-            took_s,
-            guests={event.uuid: guest} if guest is not None else {},
-        )
+        seen = {event.uuid: guest} if guest is not None else {}
+        look = Look(host.id, generation, time.time(), took_s, guests=seen)
         is_overtaken = False
 
         def find() -> list[Record]:
@@ -237,7 +250,8 @@ class Monitor:
             # The look is of one guest: what it says of others it does not know.
             return [record for record in guests_seen(view, [look]) if record.id == vm.id]
 
-        await commit_seen(self._context.registry, find)
+        with transaction(source=SOURCE, reason="event"):
+            await commit_seen(self._context.registry, find)
         if is_overtaken:
             await self._look(host)
 

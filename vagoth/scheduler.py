@@ -182,15 +182,15 @@ class Scheduler:
             job.result = await run(job)
         except asyncio.CancelledError as error:
             job.state, job.error = JobState.CANCELLED, error
-            log.warning("%s %s: cancelled", job.action, job.node)
+            log.info("%s %s: cancelled", job.action, job.node)
             raise
         except OutcomeUnknown as error:
             job.state, job.error = JobState.UNKNOWN, error
-            log.warning("%s %s: outcome unknown: %s", job.action, job.node, error)
+            log.info("%s %s: outcome unknown: %s", job.action, job.node, error)
             raise
         except VagothError as error:
             job.state, job.error = JobState.FAILED, error
-            log.warning("%s %s: failed: %s", job.action, job.node, error)
+            log.info("%s %s: failed: %s", job.action, job.node, error)
             raise
         except BaseException as error:
             job.state, job.error = JobState.FAILED, error

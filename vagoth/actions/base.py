@@ -17,11 +17,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
+from weakref import WeakSet
 
 from msgspec.structs import replace
 
 from vagoth.actions.lastlooks import LastLooks
-from vagoth.actions.observe import host_down
+from vagoth.actions.observe import host_down, identity_problem
 from vagoth.allocator import Allocator
 from vagoth.definition import VMDefinition, convert
 from vagoth.drivers.base import Guest, GuestSpec, Host, Session
@@ -32,6 +33,7 @@ from vagoth.errors import (
     InvalidInput,
     OutcomeUnknown,
     StaleRevision,
+    Taken,
     VagothError,
 )
 from vagoth.model import Holder, Intent, Put, Record, State
@@ -43,6 +45,10 @@ from vagoth.view import View
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+#: What is locked while a host is claimed: no id of a node can hold an asterisk.
+CLAIMS = "claims*"
+#: How long to wait while others claim.
+CLAIM_WAIT_S = 10.0
 #: How long a cancelled action waits for a call that was already sent to a host.
 LANDING_S = 5.0
 
@@ -88,6 +94,8 @@ class Context:
     looks: LastLooks
     connect_timeout_s: float = 10.0
     shutdown_grace_s: float = 120.0
+    _claims: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _identified: WeakSet[Session] = field(default_factory=WeakSet)
 
     @property
     def view(self) -> View:
@@ -107,10 +115,31 @@ class Context:
         host = hypervisor(self.record(host_id))
         async with self.scheduler.slots([host_id]):
             try:
-                yield await self.sessions.get(host)
+                session = await self.sessions.get(host)
+                await self.identify(session)
+                yield session
             except HostError as error:
                 await mark_down(self.registry, host_id, error)
                 raise
+
+    async def identify(self, session: Session) -> None:
+        """Make sure, once for each session, that it leads to the machine that is meant.
+
+        :raises HostError: another machine answers than before, or than this node should be
+        """
+        if session in self._identified:
+            return
+        try:
+            async with asyncio.timeout(self.connect_timeout_s):
+                facts = await session.facts()
+        except TimeoutError:
+            raise HostUnreachable(
+                session.host.name, f"no answer within {self.connect_timeout_s:g} s"
+            ) from None
+        problem = identity_problem(self.view, session.host.id, facts)
+        if problem is not None:
+            raise problem
+        self._identified.add(session)
 
     async def ask(self, host_id: str, uuid: str) -> Guest | None:
         """What the host says of a guest, now, and soon: a host that hangs is found out here.
@@ -140,6 +169,16 @@ class Context:
                 record = replace(self.record(record.id), **owned)
             else:
                 return self.record(record.id)
+
+    @asynccontextmanager
+    async def claiming(self) -> AsyncIterator[None]:
+        """One placement at a time, in all processes, on the newest view; held for milliseconds.
+
+        Two VMs that fit a host each, and not together, must not both be placed there.
+        """
+        async with self._claims, self.registry.lock(CLAIMS, wait_s=CLAIM_WAIT_S):
+            await self.registry.refresh()
+            yield
 
     async def intend(
         self, record: Record, action: str, *, args: Mapping[str, str], **fields: Any
@@ -254,7 +293,8 @@ async def commit_seen(registry: Registry, find: Callable[[], Iterable[Record]]) 
                     [Put(record) for record in part],
                     expect={record.id: record.revision for record in part},
                 )
-        except StaleRevision:
+        except (StaleRevision, Taken):
+            # Taken: another process has just met the same machine under another name.
             continue
         return len(records)
     log.warning("what was seen on hosts could not be written: others write too fast")

@@ -11,6 +11,7 @@ from vagoth.actions.base import Context, commit_seen, hypervisor
 from vagoth.actions.observe import (
     Look,
     active,
+    distinct,
     guests_seen,
     host_down,
     host_up,
@@ -38,6 +39,7 @@ async def look_at(context: Context, hosts: Sequence[Record]) -> list[Look]:
         looks = await asyncio.gather(*(_look(context, host) for host in hosts))
         homes = _homes(context.view, looks)
         looks += await asyncio.gather(*(_look(context, host) for host in homes))
+        looks = distinct(context.view, looks)
         is_overtaken = await write_down(context, looks)
         if not is_overtaken:
             break
@@ -53,8 +55,9 @@ async def write_down(context: Context, looks: Sequence[Look]) -> bool:
 
     def find() -> list[Record]:
         nonlocal is_overtaken
-        is_overtaken = overtaken(context.view, looks)
-        return list(seen(context.view, looks))
+        told_apart = distinct(context.view, looks)
+        is_overtaken = overtaken(context.view, told_apart)
+        return list(seen(context.view, told_apart))
 
     await commit_seen(context.registry, find)
     return is_overtaken
@@ -88,6 +91,7 @@ async def _look(context: Context, record: Record) -> Look:
     facts = guests = error = None
     try:
         session = await context.sessions.get(hypervisor(record))
+        await context.identify(session)
         try:
             async with asyncio.timeout(patience_s):
                 facts, found = await asyncio.gather(session.facts(), session.guests())

@@ -15,7 +15,6 @@ from vagoth.actions.recovery import settle, settle_despite_cancel
 from vagoth.allocator import Allocator
 from vagoth.drivers.base import Session
 from vagoth.errors import (
-    GuestNotFound,
     HostError,
     InvalidInput,
     JobFailed,
@@ -39,6 +38,15 @@ class MachineAction(Action):
         self.wait_s = wait_s
 
     async def run(self, context: Context, job: Job) -> Any:
+        try:
+            return await self._run_locked(context, job)
+        except VagothError as error:
+            # Hosts know guests by their UUIDs, people by their names.
+            if (record := context.view.get(self.node_id)) is not None and record.type == "vm":
+                error.say_instead(guest_uuid(record), record.name)
+            raise
+
+    async def _run_locked(self, context: Context, job: Job) -> Any:
         async with context.registry.lock(self.node_id, wait_s=self.wait_s):
             # Its last holder's commits may not have come in by themselves yet.
             await context.registry.refresh()
@@ -132,6 +140,8 @@ class PowerAction(MachineAction):
     text: ClassVar[str]
     #: What the state then is; nothing: it stays.
     becomes: ClassVar[State | None] = None
+    #: The state while it is under way; nothing: it stays.
+    meanwhile: ClassVar[State | None] = None
     #: The states in which there is nothing to do.
     idle: ClassVar[tuple[str, ...]] = ()
 
@@ -149,31 +159,32 @@ class PowerAction(MachineAction):
         if record.parent is None and State.NEW in self.idle:
             job.note(f"{record.name} is on no host")
             return
-        async with context.session(placed(record, self.verb)) as session:
+        host_id = placed(record, self.verb)
+        before = record.state
+        guest = await context.ask(host_id, guest_uuid(record))
+        if guest is not None and vm_state(before, guest) == self.becomes:
+            async with context.session(host_id) as session:
+                await true_state(context, session, record)
+            job.note(f"{record.name} is {self.becomes} already")
+            return
+        record = await context.intend(
+            record,
+            self.verb,
+            args={"host": host_id, "state": before},
+            state=self.meanwhile or before,
+        )
+        async with (
+            settling(context, job, self.node_id) as attempt,
+            context.session(host_id) as session,
+        ):
+            attempt.touched = True
             job.report(self.text)
-            try:
-                await landed(self.call(session, guest_uuid(record)))
-            except GuestNotFound:
-                if not await self.absent(context, session, record):
-                    raise
-            except OutcomeUnknown:
-                await context.put(replace(record, state=State.UNKNOWN))
-                raise
-            except VagothError:
-                # The host said no: what it has instead is worth knowing.
-                if session.is_open:
-                    await true_state(context, session, record)
-                raise
-            await true_state(context, session, record)
+            await landed(self.call(session, guest_uuid(record)))
+            await true_state(context, session, replace(record, state=before))
 
     @abstractmethod
     async def call(self, session: Session, uuid: str) -> None:
         """The call to the host."""
-
-    async def absent(self, context: Context, session: Session, record: Record) -> bool:
-        """The host does not have the guest: write it down; whether that is as good as done."""
-        await true_state(context, session, record)
-        return False
 
 
 class Stop(PowerAction):
@@ -182,6 +193,7 @@ class Stop(PowerAction):
     verb = "stop"
     text = "pull the plug"
     becomes = State.STOPPED
+    meanwhile = State.STOPPING
     idle = (State.NEW,)
 
     async def call(self, session: Session, uuid: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import replace as replaced
 
 import msgspec
 from msgspec.structs import replace
@@ -19,6 +20,7 @@ from vagoth.model import Record, State
 from vagoth.view import View
 
 DUPLICATE = "duplicate"
+HOST_KEY = "host:"
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,63 @@ def vm_state(before: str, guest: Guest | None) -> str:
     return before if before == State.DEFINED else State.STOPPED
 
 
+def identity_problem(view: View, host_id: str, facts: HostFacts) -> HostError | None:
+    """Why the machine that answered is not the one that this node stands for; nothing if it is.
+
+    A machine is known by the UUID that its hypervisor gives it, a key (``host:…``) of its node
+    since first contact. Guests of one machine say nothing of those of another.
+    """
+    host = view.get(host_id)
+    if host is None or not facts.host_uuid:
+        return None
+    key = HOST_KEY + facts.host_uuid
+    owner = view.by_key(key)
+    if owner is not None and owner.id != host_id:
+        return HostError(
+            host.name,
+            f"it is the same machine as {owner.name} (host UUID {facts.host_uuid})",
+            cure=f"delete one of the two; if they are two machines, give {host.name} a host_uuid"
+            " of its own in its libvirtd.conf",
+        )
+    known = [key for key in host.keys if key.startswith(HOST_KEY)]
+    if known and key not in known:
+        return HostError(
+            host.name,
+            f"another machine answers than before (host UUID {facts.host_uuid},"
+            f" it was {known[0].removeprefix(HOST_KEY)}), and the former may still run guests",
+            cure=f"if the former is gone for good: set {host.name} --no-key {known[0]}",
+        )
+    return None
+
+
+def distinct(view: View, looks: Sequence[Look]) -> list[Look]:
+    """The looks, those in error that were at another machine than meant, or at one twice."""
+    found: list[Look] = []
+    by_machine: dict[str, str] = {}
+    for look in looks:
+        error = look.error
+        if look.facts is not None and error is None:
+            error = identity_problem(view, look.host_id, look.facts)
+            first = by_machine.setdefault(look.facts.host_uuid or look.host_id, look.host_id)
+            if error is None and first != look.host_id:
+                name, other = view.name_of(look.host_id), view.name_of(first)
+                error = HostError(name or "", f"it is the same machine as {other}")
+        found.append(look if error is look.error else replaced(look, guests=None, error=error))
+    return found
+
+
 def host_up(view: View, look: Look) -> Iterable[Record]:
     """The host's record, where the look shows it differently: up again, other facts."""
     host = view.get(look.host_id)
     if host is None or look.error is not None:
         return
     metadata = {key: value for key, value in host.metadata.items() if key != "problem"}
+    keys = host.keys
     if look.facts is not None:
         metadata["facts"] = msgspec.to_builtins(look.facts)
-    changed = replace(host, state=State.UP, metadata=metadata)
+        if look.facts.host_uuid:
+            keys = tuple(sorted({*keys, HOST_KEY + look.facts.host_uuid}))
+    changed = replace(host, state=State.UP, metadata=metadata, keys=keys)
     if changed != host:
         yield changed
 
@@ -138,7 +188,7 @@ def _vm_seen(
         vm = replace(vm, parent=elsewhere[0], state=vm_state(vm.state, guest))
     elif home is not None:
         vm = replace(vm, state=vm_state(vm.state, (home.guests or {}).get(uuid)))
-    return _calmed(vm, answered), is_newer
+    return _calmed(view, vm, answered), is_newer
 
 
 def _alarmed(vm: Record, elsewhere: list[str]) -> Record:
@@ -147,9 +197,10 @@ def _alarmed(vm: Record, elsewhere: list[str]) -> Record:
     return replace(vm, alarm=DUPLICATE, metadata={**vm.metadata, "duplicate_on": hosts})
 
 
-def _calmed(vm: Record, answered: Mapping[str, Look]) -> Record:
+def _calmed(view: View, vm: Record, answered: Mapping[str, Look]) -> Record:
     # The alarm stands until every host that had the guest besides its parent was asked again.
-    suspects = [host_id for host_id in vm.metadata.get("duplicate_on", ()) if host_id != vm.parent]
+    known = vm.metadata.get("duplicate_on", ())
+    suspects = [host_id for host_id in known if host_id != vm.parent and host_id in view]
     if vm.alarm != DUPLICATE or not all(host_id in answered for host_id in suspects):
         return vm
     metadata = {key: value for key, value in vm.metadata.items() if key != "duplicate_on"}

@@ -85,8 +85,8 @@ class Define(MachineAction):
                 job.report("defining the guest")
                 await self._apply(context, session, record)
             return
-        host_id = await self.choose(context, job, record)
-        record = await self.claim(context, record, host_id, state=record.state)
+        record = await self.claim(context, job, record, state=record.state)
+        host_id = placed(record, self.verb)
         async with settling(context, job, self.node_id) as attempt:
             async with context.session(host_id) as session:
                 await define(job, session, record, attempt)
@@ -101,26 +101,49 @@ class Define(MachineAction):
             record = replace(record, applied=digest(record))
         await true_state(context, session, record)
 
-    async def choose(self, context: Context, job: Job, record: Record) -> str:
-        """Pick a host, and have an answer from it: one that gives none is not claimed."""
+    async def claim(self, context: Context, job: Job, record: Record, *, state: str) -> Record:
+        """Pick a host, have an answer from it, claim it, and write down what is about to be done.
+
+        A host that gives no answer is not claimed. Others may claim meanwhile what was free when
+        the host was picked: then another is picked.
+
+        :param state: the VM's state from the claim on
+        :return: the record with the claim and the intent, written in one commit
+        """
         await know_hosts(context, job, self.on)
+        answered: set[str] = set()
+        while True:
+            picked = (await self._pick(context, job, record)).host.id
+            while picked not in answered:
+                try:
+                    await context.ask(picked, guest_uuid(record))
+                except HostError:
+                    # Marked unreachable by now: another one is picked, if any will do.
+                    if self.on is not None:
+                        raise
+                    picked = (await self._pick(context, job, record)).host.id
+                else:
+                    answered.add(picked)
+            async with context.claiming():
+                placement = place(context.view, context.allocator, record, self.on)
+                if placement.host.id in answered:
+                    args = {"host": placement.host.id, "state": record.state, "claimed": "yes"}
+                    claimed = await context.intend(
+                        record, self.verb, args=args, parent=placement.host.id, state=state
+                    )
+                    job.note(f"on {placement.host.name}: {placement.why}")
+                    return claimed
+
+    async def _pick(self, context: Context, job: Job, record: Record) -> Placement:
         try:
-            placement = place(context.view, context.allocator, record, self.on)
+            return place(context.view, context.allocator, record, self.on)
         except NoHostFits:
             lost = context.view.select(type="hv", state=State.UNREACHABLE)
-            if not lost:
+            if not lost or self.on is not None:
                 raise
             job.report("looking whether a host is back")
             await look_at(context, lost)
-            placement = place(context.view, context.allocator, record, self.on)
-        job.note(f"on {placement.host.name}: {placement.why}")
-        await context.ask(placement.host.id, guest_uuid(record))
-        return placement.host.id
-
-    async def claim(self, context: Context, record: Record, host_id: str, *, state: str) -> Record:
-        """Claim the host for the VM, and write down what is about to be done, in one commit."""
-        args = {"host": host_id, "state": record.state, "claimed": "yes"}
-        return await context.intend(record, self.verb, args=args, parent=host_id, state=state)
+            return place(context.view, context.allocator, record, self.on)
 
 
 class Start(Define):
@@ -152,8 +175,8 @@ class Start(Define):
             args = {"host": host_id, "state": record.state}
             record = await context.intend(record, self.verb, args=args, state=State.STARTING)
         else:
-            host_id = await self.choose(context, job, record)
-            record = await self.claim(context, record, host_id, state=State.STARTING)
+            record = await self.claim(context, job, record, state=State.STARTING)
+            host_id = placed(record, self.verb)
         async with settling(context, job, self.node_id) as attempt:
             await ask_others(context, job, record, host_id)
             async with context.session(host_id) as session:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -96,7 +98,9 @@ async def settle(context: Context, node_id: str) -> Record:
     truth = resolve(record, intent, there)
     if truth.leftover is not None and truth.alarm is None:
         truth = await _clear_away(context, record, intent, there, truth)
-    log.warning(
+    ours = intent.owner.process == os.getpid() and intent.owner.machine == socket.gethostname()
+    log.log(
+        logging.INFO if ours else logging.WARNING,
         "%s: %s by %s was not finished: it is %s on %s",
         record.name,
         intent.action,
@@ -140,7 +144,7 @@ async def _ask_until_landed(
     while True:
         there, silent = await _ask(context, record, host_ids)
         # A guest that is being started, or is arriving, shows as paused until it is there.
-        arriving = intent.args.get("state") != State.PAUSED and any(
+        arriving = intent.action in ("start", "migrate") and any(
             guest is not None and guest.power is Power.PAUSED for guest in there.values()
         )
         if not arriving or time.monotonic() > deadline:

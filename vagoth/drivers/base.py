@@ -108,7 +108,8 @@ class GuestEvent:
 class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What a host is: stored as metadata of its node at first contact, and when it changes.
 
-    Never load figures: nothing here changes while guests come and go.
+    Never load figures: nothing here changes while guests come and go. ``host_uuid`` tells one
+    machine from another; empty where the hypervisor has none to give (libvirt's test driver).
     """
 
     hostname: str

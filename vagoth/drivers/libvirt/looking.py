@@ -6,7 +6,6 @@ it was made on.
 
 from __future__ import annotations
 
-import uuid as uuidlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -138,8 +137,7 @@ def facts(connection: libvirt.virConnect, known: Capabilities) -> HostFacts:
     number, hostname = connection.getLibVersion(), connection.getHostname()
     found = HostFacts(
         hostname=hostname,
-        # A simulated host has none of its own.
-        host_uuid=known.host_uuid or str(uuidlib.uuid5(uuidlib.NAMESPACE_DNS, hostname)),
+        host_uuid=known.host_uuid or "",
         hypervisor=connection.getType().lower(),
         version=f"{number // 1000000}.{number // 1000 % 1000}.{number % 1000}",
         memory_bytes=0,
