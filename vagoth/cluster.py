@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from vagoth.actions.lastlooks import LastLooks
 from vagoth.actions.records import New
 from vagoth.allocator import Allocator, Spread
 from vagoth.config import Config, load_config
+from vagoth.definition import convert
 from vagoth.drivers.base import Check, Driver, DriverSettings
 from vagoth.drivers.sessions import Sessions
 from vagoth.errors import InvalidInput, NodeNotFound
@@ -25,10 +27,12 @@ from vagoth.plugins import Plugins, load
 from vagoth.query import Document, every, hint_of
 from vagoth.registry.base import Registry, Watch
 from vagoth.scheduler import Job, Scheduler
-from vagoth.transaction import Transaction, transaction
+from vagoth.transaction import Transaction, current, transaction
 from vagoth.view import View, is_glob
 
 if TYPE_CHECKING:
+    from vagoth.actions.undo import Undo
+    from vagoth.history import Snapshot, When
     from vagoth.nodes.hypervisor import Hypervisor
     from vagoth.nodes.vm import VM
 
@@ -303,6 +307,133 @@ class Cluster:
         """Give all that is done inside one txid, source and reason; a nested one keeps the txid."""
         with transaction(source=source, reason=reason) as tx:
             yield tx
+
+    # --- what was ----------------------------------------------------------------------
+
+    async def history(
+        self,
+        *,
+        node: Node | str | None = None,
+        txid: str | None = None,
+        since: When | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[Commit]:
+        """Past commits, newest first, that meet every condition; read as they are asked for.
+
+        :param node: a node, or what it is called; one that was deleted, by its last name or its id
+        :param txid: of this transaction
+        :param since: epoch seconds, a datetime, or text such as ``"1h"`` or an ISO time
+        :param limit: at most so many
+        :raises NodeNotFound: there is, and was, no such node
+        :raises InvalidInput: history has no such transaction; ``since`` is no time, or lies in the
+            future; several deleted nodes had that last name
+        """
+        from vagoth.history import no_transaction, time_of
+
+        if limit is not None and limit < 1:
+            raise InvalidInput("limit", limit, "a number from 1 on")
+        after = time_of(since, now=time.time(), field="since") if since is not None else None
+        await self.registry.refresh()
+        if isinstance(node, str):
+            node = await self.past_id(node)
+        node_id = node.id if isinstance(node, Node) else node
+        found = self.registry.history(node_id=node_id, txid=txid, since=after, limit=limit)
+        is_there = False
+        async for commit in found:
+            is_there = True
+            yield commit
+        if txid is not None and not is_there:
+            known = [commit.txid async for commit in self.registry.history(limit=1000)]
+            if not any([commit async for commit in self.registry.history(txid=txid, limit=1)]):
+                raise no_transaction(txid, known)
+
+    async def past_id(self, name: str) -> str:
+        """The id of the node of that name, id or key; else of the deleted one that last had it.
+
+        :raises NodeNotFound: there is, and was, none; the error holds the nearest name
+        :raises InvalidInput: several deleted nodes had that last name; the error holds their ids
+        """
+        from vagoth.history import deleted_node
+
+        await self.registry.refresh()
+        try:
+            return self.view.find(name).id
+        except NodeNotFound:
+            return await deleted_node(name, self.view, self.registry.history())
+
+    async def at(self, when: When) -> Snapshot:
+        """The cluster as it was: all records, found and selected as those that are.
+
+        History is read backwards from now, only as far as needed.
+
+        :param when: epoch seconds, a datetime, or text such as ``"1h"`` or an ISO time: what had
+            been committed by then; or the id of a transaction: right after its last commit
+        :raises InvalidInput: it is none of these, lies in the future, or before what is kept of
+            history; or history has no such transaction
+        """
+        from vagoth.history import Moment, rewound
+
+        moment = Moment.of(when, now=time.time())
+        await self.registry.refresh()
+        return await rewound(self.view, self.registry.position, self.registry.history(), moment)
+
+    async def undo(self, txid: str, *, wait_s: float = 0.0) -> Commit | None:
+        """Take a transaction back, by a new one. No host is asked to do anything.
+
+        Fields are put back one by one, so that what others changed beside them stays. Undoing an
+        undo does it again.
+
+        :return: the commit; nothing if all was as before already, so a retry is safe
+        :raises InvalidInput: history has no such transaction, or it is the one in force
+        :raises Conflict: later changes stand on what it did, or a host would have to act; the
+            error names all of it, and what to do instead. Nothing was changed
+        :raises Busy: a node that would be removed is worked on, and still is after ``wait_s``
+        """
+        undo = self._undoing(txid, wait_s=wait_s)
+
+        async def run(_job: Job) -> Commit | None:
+            return await undo.run(self.context)
+
+        job = self.scheduler.submit("undo", txid, f"transaction {txid}", run, in_order=False)
+        commit: Commit | None = await job
+        return commit
+
+    async def plan_undo(self, txid: str) -> list[Plan]:
+        """What :meth:`undo` would do, a plan for each node; none: all is as before already.
+
+        :raises VagothError: as :meth:`undo` does
+        """
+        return await self._undoing(txid).plan(self.registry)
+
+    def _undoing(self, txid: str, *, wait_s: float = 0.0) -> Undo:
+        from vagoth.actions.inverse import Types
+        from vagoth.actions.undo import Undo
+
+        tx = current()
+        if tx is not None and tx.id == txid:
+            raise InvalidInput(
+                "transaction",
+                txid,
+                "one that is over",
+                message=f"{txid} is the transaction in force, and not over yet",
+            )
+
+        def initial_state(type: str) -> str | None:
+            cls = self._type_of(type)
+            return cls.initial_state if cls.is_driven else None
+
+        def check(record: Record) -> None:
+            wanted = self._type_of(record.type).definition_type(record.definition, self)
+            if wanted is not None:
+                convert(record.definition, wanted)
+
+        return Undo(txid, Types(initial_state, check), wait_s=wait_s)
+
+    def _type_of(self, name: str) -> type[Node]:
+        try:
+            return self.types.get(name, field="type")
+        except InvalidInput:
+            return Node
 
     # --- hosts -------------------------------------------------------------------------
 

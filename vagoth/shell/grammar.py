@@ -99,6 +99,24 @@ class Assignments(Marker, frozen=True):
     of: str | None = None
 
 
+class TimeArg(Marker, frozen=True):
+    """A past time: so long ago, or an ISO time."""
+
+    title: str = "TIME"
+
+
+class TxId(Marker, frozen=True):
+    """The id of a transaction."""
+
+    title: str = "TXID"
+
+
+class Moment(Marker, frozen=True):
+    """A past time, or the id of a transaction: right after it."""
+
+    title: str = "TIME|TXID"
+
+
 class CommandName(Marker, frozen=True):
     """The name of a command."""
 
@@ -228,6 +246,7 @@ COMMANDS = Registry(
             "verbs": "define start shutdown stop reboot pause resume undefine migrate",
             "hosts": "poll check",
             "following": "watch monitor jobs",
+            "history": "history undo",
             "shell": "shell help exit quit",
         }.items()
         for name in names.split()

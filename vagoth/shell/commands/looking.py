@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from vagoth.errors import InvalidInput, nearest
 from vagoth.model import Record, State
 from vagoth.shell.context import Result, ShellContext
 from vagoth.shell.grammar import (
     KeyArg,
+    Moment,
     Names,
     StateName,
     TagArg,
@@ -19,6 +20,9 @@ from vagoth.shell.grammar import (
 )
 from vagoth.tables import Column, Look, Table, alarms, as_dict, is_pending, node_table, shown_state
 from vagoth.view import View, is_glob
+
+if TYPE_CHECKING:
+    from vagoth.history import Snapshot
 
 
 @command("list")
@@ -32,6 +36,7 @@ async def list_nodes(
     tag: Annotated[tuple[str, ...], TagArg()] = (),
     parent: Annotated[str | None, Names()] = None,
     key: Annotated[str | None, KeyArg()] = None,
+    at: Annotated[str | None, Moment()] = None,
 ) -> Result:
     """List nodes, those that meet every condition.
 
@@ -42,8 +47,10 @@ async def list_nodes(
     :param tag: with this tag; without a value: whatever it is
     :param parent: carried by this node
     :param key: that holds this key
+    :param at: as it was then: 15m, 2h or 1d ago, at an ISO time, or right after a transaction
     """
-    view = ctx.cluster.view
+    past = await ctx.cluster.at(at) if at is not None else None
+    view = ctx.cluster.view if past is None else past
     if glob is not None and not is_glob(glob):
         glob = view.find(glob).name
     if type is not None and not view.count("type", type):
@@ -59,7 +66,15 @@ async def list_nodes(
         parent=view.find(parent).id if parent is not None else None,
         key=key,
     )
+    if past is not None:
+        return Result(node_table(records, past, title=_title(past)))
     return Result(node_table(records, view, looked_at=ctx.cluster.context.looks.of, title=""))
+
+
+def _title(past: Snapshot) -> str:
+    from vagoth.history import written
+
+    return f"as it was after transaction {past.txid} at {written(past.time)}"
 
 
 def _tag(text: str) -> tuple[str, str]:
