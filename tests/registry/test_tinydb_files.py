@@ -27,7 +27,7 @@ from tests.registry.conformance import NEVER_S, following, names, node, put, rev
 from vagoth.errors import Busy, InvalidInput, OutcomeUnknown, RegistryError, StaleRevision, WatchGap
 from vagoth.model import Commit, Delete, Put, Record
 from vagoth.registry import folder, head
-from vagoth.registry.journal import Line, LineChange, Mark, seal
+from vagoth.registry.lines import Line, LineChange, Mark, seal
 from vagoth.registry.store import Store
 from vagoth.registry.storefile import StoreFile
 from vagoth.registry.tinydb import TinyDBRegistry

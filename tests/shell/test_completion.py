@@ -67,7 +67,7 @@ VMS = ["db", "web1", "web2", "web10"]
 
 CASES = [
     # commands
-    ("st", ["start", "stop"]),
+    ("st", ["start", "stop", "store"]),
     ("  star", ["start"]),
     ("art", []),
     ("exi", ["exit"]),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from vagoth.errors import RegistryError
@@ -88,3 +89,37 @@ def same_file(fd: int, path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return os.path.samestat(there, os.fstat(fd))
+
+
+def read_bytes(path: Path) -> bytes | None:
+    """All of a file; nothing if there is none.
+
+    :raises RegistryError: it cannot be read
+    """
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise trouble(error, "read", path) from error
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Put a file there, for its owner only, durably: a stop leaves the old one or the new one.
+
+    :raises RegistryError: it cannot be written
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            write_at(fd, data, 0)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(beside, path)
+        sync_directory(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise trouble(error, "written", path) from error

@@ -49,15 +49,24 @@ class Folder:
         """Fold all that the view shows, if any of it is ours."""
         if self._head.failure is not None or not self._own_seq:
             return
-        deadline = time.monotonic() + _PATIENCE_S
         try:
-            while not await self._fold():
-                if time.monotonic() > deadline:
-                    raise RegistryError(f"another process keeps writing {self._head.store.path}")
-                await asyncio.sleep(_AGAIN_S)
+            await self.fold()
         except RegistryError as error:
             # The commits are safe in the journal; only the readable file is behind.
             log.warning("not folded: %s", error)
+
+    async def fold(self) -> None:
+        """Fold all that the view shows, whoever committed it.
+
+        :raises RegistryError: it cannot be written, or others do not let us
+        """
+        deadline = time.monotonic() + _PATIENCE_S
+        while not await self._fold():
+            if time.monotonic() > deadline:
+                raise RegistryError(
+                    f"another process keeps writing {self._head.store.path}", cure="try again"
+                )
+            await asyncio.sleep(_AGAIN_S)
 
     async def _fold_when_quiet(self) -> None:
         latest = time.monotonic() + FOLD_WITHIN_S

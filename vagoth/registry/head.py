@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager
 from vagoth.errors import InvalidInput, RegistryError, WatchGap
 from vagoth.model import Commit, RecordChange
 from vagoth.registry.files import trouble
-from vagoth.registry.journal import Entry, Line, Mark
-from vagoth.registry.store import Store, apply
+from vagoth.registry.lines import Entry, Line, Mark
+from vagoth.registry.store import Pruned, Store, apply
 from vagoth.registry.threads import Threads, no_garbage, settled
 from vagoth.view import View
 
@@ -56,7 +56,11 @@ class Head:
         with no_garbage():
             records, self.mark = self.store.load()
             while self.store.is_attached:
-                entries = self.store.read(self.mark, is_locked=False)
+                try:
+                    entries = self.store.read(self.mark, is_locked=False)
+                except Pruned:
+                    records, self.mark = self.store.load()
+                    continue
                 if not entries:
                     break
                 apply(entries, records)
@@ -146,7 +150,11 @@ class Head:
             if not self.store.is_attached:
                 await self._attach()
             while self.store.is_attached:
-                entries = await self.threads.run(self.store.read, self.mark, is_locked)
+                try:
+                    entries = await self.threads.run(self.store.read, self.mark, is_locked)
+                except Pruned as error:
+                    await self._attach(str(error))
+                    continue
                 if not entries:
                     return
                 for number, entry in enumerate(entries, 1):
@@ -156,18 +164,20 @@ class Head:
         except (RegistryError, InvalidInput) as error:
             raise self._fail(error) from error
 
-    async def _attach(self) -> None:
-        """Look for a store where there was none, or none with a journal."""
+    async def _attach(self, gap: str = "") -> None:
+        """Look for a store where there was none, or none with a journal; or for one pruned.
+
+        :param gap: why commits were missed, if they were
+        """
         is_empty = not self.store.id and not len(self.view)
         loading = self.threads.start(self.store.load, is_empty)
         # What was read counts even if we are cancelled: the store is another one from now on.
         cancelled = await settled(loading)
         records, self.mark = loading.result()
-        if records != {record.id: record for record in self.view}:
+        if gap or records != {record.id: record for record in self.view}:
             self.view.load(records.values())
-            self._end_watches(
-                WatchGap(f"{self.store.path} was changed as a whole", cure="watch anew")
-            )
+            gap = gap or f"{self.store.path} was changed as a whole"
+            self._end_watches(WatchGap(gap, cure="watch anew"))
         if cancelled is not None:
             raise cancelled
 

@@ -1,158 +1,52 @@
-r"""The journal: every commit of a store, one a line, appended. Its lines are the commit point.
+"""The journal: every commit of a store, one a line, appended. Its lines are the commit point.
 
-::
-
-    {"sum":"9a0c31f2","format":1,"store":"5f1c…","base":0}
-    {"sum":"77b1e09d","seq":1,"durable":0,"txid":"…","time":…,"source":"…","reason":"…","changes":[
-        {"after":{…}}, {"after":{…},"was":{…}}, {"gone":{…}}]}
-
-``sum`` is the CRC-32 of what follows its comma. Commits are numbered (``seq``) without a gap
-from ``base`` + 1 on. ``after`` is the whole record, ``was`` the fields that had other values
-before, ``gone`` the record that was deleted.
-
-``durable`` is the last commit that was surely on disk when the line was written. It tells a torn
-tail from damage: a bad line that no later line calls durable was never acknowledged, even if the
-disk wrote the pages of one append in another order. A bad line that *is* called durable means
-that acknowledged commits are damaged, and is an error.
-
-Everything here blocks, and belongs on a worker thread.
+What a line holds is told in :mod:`vagoth.registry.lines`. Everything here blocks, and belongs on
+a worker thread.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Self
 
 import msgspec
 
 from vagoth.errors import OutcomeUnknown, RegistryError
-from vagoth.model import Record, RecordChange
 from vagoth.registry.files import read_at, sync_directory, trouble, write_at
+from vagoth.registry.lines import (
+    FORMAT,
+    Entry,
+    Header,
+    Line,
+    Mark,
+    decode_header,
+    decode_line,
+    is_whole,
+    seal,
+    sum_of,
+)
 
-FORMAT = 1
 _CHUNK = 1 << 20
 _CHUNK_BACK = 1 << 18
-_SUM = 18  # {"sum":"01234567",
-_CURE = "restore the store from a copy; what the journal still holds can be read by hand"
-
-
-class Header(msgspec.Struct, frozen=True):
-    """The first line: whose journal this is, and how many commits came before it."""
-
-    format: int
-    store: str
-    base: int
-
-
-class LineChange(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One record's change as a line holds it."""
-
-    after: Record | None = None
-    was: dict[str, Any] | None = None
-    gone: Record | None = None
-
-    @classmethod
-    def of(cls, change: RecordChange) -> Self:
-        """The change, without what can be worked out from it."""
-        before, after = change.before, change.after
-        if after is None:
-            return cls(gone=before)
-        if before is None:
-            return cls(after=after)
-        was = {
-            field: value
-            for field in Record.__struct_fields__
-            if (value := getattr(before, field)) != getattr(after, field)
-        }
-        return cls(after=after, was=was)
-
-    @property
-    def id(self) -> str:
-        """The id of the record."""
-        record = self.after or self.gone
-        return record.id if record is not None else ""
-
-    @property
-    def revision_before(self) -> str | None:
-        """The revision that the record must have had, if there was one."""
-        if self.gone is not None:
-            return self.gone.revision
-        if self.was is None:
-            return None
-        return str(self.was.get("revision", ""))
-
-    def restored(self) -> RecordChange:
-        """The whole change."""
-        if self.after is None or self.was is None:
-            return RecordChange(self.gone, self.after)
-        fields = {**msgspec.to_builtins(self.after), **self.was}
-        return RecordChange(msgspec.convert(fields, Record), self.after)
-
-
-class Line(msgspec.Struct, frozen=True):
-    """One commit as the journal holds it."""
-
-    seq: int
-    durable: int
-    txid: str
-    time: float
-    source: str
-    reason: str
-    changes: tuple[LineChange, ...]
-
-
-class Mark(NamedTuple):
-    """A place in the journal: behind commit ``seq``, whose line is the bytes ``start:end``."""
-
-    seq: int = 0
-    start: int = 0
-    end: int = 0
-    sum: str = ""
-
-
-class Entry(NamedTuple):
-    """A line, and where it stands."""
-
-    line: Line
-    mark: Mark
-
-
-_encoder = msgspec.json.Encoder()
-_lines = msgspec.json.Decoder(Line)
-_headers = msgspec.json.Decoder(Header)
-
-
-def seal(content: Header | Line) -> bytes:
-    """The line for ``content``, with its checksum and the newline."""
-    body = _encoder.encode(content)[1:]
-    return b'{"sum":"%08x",%b\n' % (zlib.crc32(body), body)
-
-
-def is_whole(line: bytes) -> bool:
-    """Whether the line is what was written: it ends with a newline, and the checksum is right."""
-    return (
-        len(line) > _SUM + 2
-        and line.endswith(b"\n")
-        and line[:_SUM] == b'{"sum":"%08x",' % zlib.crc32(memoryview(line)[_SUM:-1])
-    )
-
-
-def sum_of(line: bytes) -> str:
-    """The checksum that the line claims."""
-    return line[8:16].decode("ascii", errors="replace")
+_CURE = "vagoth store check lists all damage; vagoth store repair saves all that is whole"
 
 
 class Journal:
-    """One open journal. Reading needs no lock, writing the store's."""
+    """One open journal. Reading needs no lock, writing the store's.
 
-    def __init__(self, path: Path, fd: int, header: Header, start: int) -> None:
+    All places are counted as if nothing had ever been pruned; ``start`` is where the first line
+    that is kept begins, ``pruned`` how many bytes less are in the file.
+    """
+
+    def __init__(self, path: Path, fd: int, header: Header, size: int) -> None:
         self.path = path
         self.header = header
-        self.start = start
+        self.start = header.first or size
+        self.pruned = self.start - size
         self._fd = fd
         self._is_writable = False
 
@@ -212,13 +106,18 @@ class Journal:
         """The open file, for looking at."""
         return self._fd
 
+    @property
+    def end(self) -> int:
+        """Where the file ends now."""
+        return os.fstat(self._fd).st_size + self.pruned
+
     def append(self, data: bytes, mark: Mark) -> None:
         """Put ``data`` after ``mark``, in place of an unfinished tail, and make it durable.
 
         :raises RegistryError: it could not be written, and is not there
         :raises OutcomeUnknown: it could not be written, nor taken back
         """
-        at = mark.end
+        at = mark.end - self.pruned
         try:
             if not self._is_writable:
                 self._reopen()
@@ -309,6 +208,37 @@ class Journal:
         except OSError as error:
             raise trouble(error, "written", self.path) from error
 
+    def prune(self, cut: Mark, end: int) -> Self:
+        """Put a journal in place that begins behind ``cut``, durably; up to byte ``end``.
+
+        A stop at any point leaves this one or that one. Others may go on reading this one.
+
+        :raises RegistryError: it could not be written, and this one still stands
+        """
+        header = Header(FORMAT, self.header.store, cut.seq, cut.end)
+        beside = self.path.with_name(f"{self.path.name}.new")
+        fd = None
+        try:
+            fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+            line = seal(header)
+            write_at(fd, line, 0)
+            at = cut.end
+            while chunk := self._read(min(_CHUNK, end - at), at):
+                write_at(fd, chunk, len(line) + at - cut.end)
+                at += len(chunk)
+            os.fsync(fd)
+            os.rename(beside, self.path)
+            sync_directory(self.path.parent)
+        except OSError as error:
+            if fd is not None:
+                os.close(fd)
+                with suppress(OSError):
+                    beside.unlink(missing_ok=True)
+            raise trouble(error, "written", beside) from error
+        pruned = type(self)(self.path, fd, header, len(line))
+        pruned._is_writable = True
+        return pruned
+
     def _reopen(self) -> None:
         fd = os.open(self.path, os.O_RDWR)
         if not os.path.samestat(os.fstat(fd), os.fstat(self._fd)):
@@ -321,7 +251,7 @@ class Journal:
 
     def _read(self, size: int, offset: int) -> bytes:
         try:
-            return read_at(self._fd, size, offset)
+            return read_at(self._fd, size, offset - self.pruned)
         except OSError as error:
             raise trouble(error, "read", self.path) from error
 
@@ -338,7 +268,7 @@ class Journal:
 
     def _decode(self, raw: bytes, start: int, seq: int) -> Line:
         try:
-            line = _lines.decode(raw)
+            line = decode_line(raw)
         except msgspec.DecodeError as error:
             raise self._damaged(start, seq, f" ({error})") from error
         if line.seq != seq:
@@ -353,13 +283,14 @@ class Journal:
 
     def _durable(self, raw: bytes) -> int:
         try:
-            return _lines.decode(raw).durable
+            return decode_line(raw).durable
         except msgspec.DecodeError:
             return -1
 
     def _damaged(self, start: int, seq: int, why: str = "") -> RegistryError:
+        place = f"byte {start - self.pruned}, where commit {seq} should stand{why}"
         return RegistryError(
-            f"{self.path} is damaged at byte {start}, where commit {seq} should stand{why}",
+            f"{self.path} is damaged at {place}",
             cure=_CURE,
         )
 
@@ -374,7 +305,7 @@ class Journal:
                 return None, 0
             raise RegistryError(f"{path} is damaged at byte 0, in its first line", cure=_CURE)
         try:
-            header = _headers.decode(raw)
+            header = decode_header(raw)
         except msgspec.DecodeError as error:
             raise RegistryError(f"{path} is not a journal of ours: {error}") from error
         if header.format != FORMAT:

@@ -21,7 +21,8 @@ from vagoth.view import View
 
 FORMER_KEPT = 8
 _Current = Callable[[str], Record | None]
-_CALCULATED = frozenset({"revision", "created", "updated", "state_since", "claimed_at", "former"})
+#: What a registry keeps of each record itself, whatever it is given.
+CALCULATED = frozenset({"revision", "created", "updated", "state_since", "claimed_at", "former"})
 
 
 def decide(
@@ -132,7 +133,7 @@ def _differs(before: Record | None, after: Record | None) -> bool:
     return any(
         getattr(before, field) != getattr(after, field)
         for field in Record.__struct_fields__
-        if field not in _CALCULATED
+        if field not in CALCULATED
     )
 
 

@@ -12,13 +12,15 @@ from collections.abc import Iterable
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from vagoth.errors import InvalidInput, RegistryError, WatchGap
 from vagoth.model import Record
 from vagoth.registry.files import make_directory, trouble
-from vagoth.registry.journal import Entry, Journal, Line, Mark, seal, sum_of
+from vagoth.registry.journal import Journal
+from vagoth.registry.lines import Entry, Line, Mark, seal, sum_of
 from vagoth.registry.locks import StoreLock
 from vagoth.registry.storefile import (
     FORMAT,
@@ -33,7 +35,19 @@ from vagoth.registry.storefile import (
 )
 
 _ENTRIES_AT_ONCE = 500
+_LOAD_TRIES = 20
 _NO_STORE = "-"
+
+
+class Pruned(RegistryError):
+    """Commits that were not read yet are no longer in the journal: load the store anew."""
+
+
+class Pruning(NamedTuple):
+    """How much of a journal was forgotten."""
+
+    commits: int
+    size_bytes: int
 
 
 class Store:
@@ -45,7 +59,8 @@ class Store:
         self.lock = StoreLock(path.with_name(f"{path.name}.lock"))
         self._file = StoreFile(path)
         self._journal: Journal | None = None
-        self._journal_path = path.with_name(f"{path.name}.journal")
+        self._retired: list[Journal] = []
+        self.journal_path = path.with_name(f"{path.name}.journal")
         self._journal_stamp: Stamp | None = None
         self._stamp: Stamp | None = None
         self._durable = 0
@@ -58,9 +73,10 @@ class Store:
         """Close all files."""
         self._file.close()
         self.lock.close()
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
+        self._follow_journal(None)
+        for journal in self._retired:
+            journal.close()
+        self._retired.clear()
 
     # --- reading ----------------------------------------------------------------------
 
@@ -71,16 +87,25 @@ class Store:
         :raises InvalidInput: what is there is not ours
         :raises RegistryError: it cannot be read, is damaged, or does not belong together
         """
-        self._journal_stamp = stamp_of(self._journal_path)
+        for _ in range(_LOAD_TRIES):
+            try:
+                return self._load(from_start)
+            except RegistryError:
+                # Folded and pruned between looking at the one file and at the other?
+                if not self._has_moved():
+                    raise
+        return self._load(from_start)
+
+    def _load(self, from_start: bool) -> tuple[dict[str, Record], Mark]:
+        self._follow_journal(None)
+        self._journal_stamp = stamp_of(self.journal_path)
         content = self._load_content()
-        opened = Journal.open(self._journal_path)
+        opened = Journal.open(self.journal_path)
         if opened is not None and content is None:
             content = self._load_content()  # both may have been made since we looked
         if opened is not None:
             self._journal_stamp = stamp(os.fstat(opened.fileno()))
-        if self._journal is not None:
-            self._journal.close()
-        self._journal = opened
+        self._follow_journal(opened)
         self._stamp = content.stamp if content else None
         if content is None:
             return self._rebuilt(opened) if opened else ({}, Mark())
@@ -89,6 +114,13 @@ class Store:
         self.id = content.meta.store
         folded = content.meta.journal
         if opened is None:
+            if self._journal_stamp is not None and content.has_history:
+                raise RegistryError(
+                    f"{self.journal_path} is damaged at byte 0: its first line is missing, and"
+                    f" {self.path} was written from it",
+                    cure="restore it from a copy; or move it away: the file beside it holds all"
+                    " nodes, without history",
+                )
             return records, Mark(folded.seq if folded else 0)
         if not is_ours:
             raise self._changed()
@@ -111,16 +143,16 @@ class Store:
         """
         if self._journal is None:
             return (
-                stamp_of(self._journal_path) != self._journal_stamp
+                stamp_of(self.journal_path) != self._journal_stamp
                 or stamp_of(self.path) != self._stamp
             )
-        found = stamp_of(self._journal_path)
+        found = stamp_of(self.journal_path)
         if found is None:
-            raise self._gone(self._journal_path)
+            raise self._gone(self.journal_path)
         if self._journal_stamp is None or found[:2] != self._journal_stamp[:2]:
-            raise self._replaced(self._journal_path)
+            return True  # pruned, or another one
         # With a torn tail that is so again and again, until the next writer cuts it off.
-        if found[2] != mark.end:
+        if found[2] != mark.end - self._journal.pruned:
             return True
         found = stamp_of(self.path)
         if found is None and self._stamp is not None:
@@ -136,17 +168,19 @@ class Store:
         """Some of the commits after ``mark`` that will not be taken back; none: no more now.
 
         :param is_locked: we hold the store's lock, and so nobody is writing
+        :raises Pruned: not all commits after ``mark`` are kept
         :raises RegistryError: the journal or the store is damaged, or is another one
         """
-        assert self._journal is not None
+        self._check_journal(mark)
         self._check_file()
+        assert self._journal is not None
         is_shared = not is_locked and self.lock.try_shared()
         until = None if is_locked or is_shared else self.lock.settled()
         try:
-            size = os.fstat(self._journal.fileno()).st_size
-            if size < mark.end:
+            missing = mark.end - self._journal.end
+            if missing > 0:
                 raise RegistryError(
-                    f"{self._journal_path} ends at byte {size}; it had {mark.end} bytes before",
+                    f"{self.journal_path} has {missing} bytes less than before",
                     cure="restore it from a copy",
                 )
             entries = list(islice(self._journal.entries(mark, until), _ENTRIES_AT_ONCE))
@@ -167,15 +201,17 @@ class Store:
             raise WatchGap(f"{position!r} is ahead of what was read of {self.path}")
         if first.seq == last.seq:
             return []
-        if self._journal is None:
+        journal = self._journal
+        if journal is None or first.seq < journal.header.base:
             raise self._forgotten(position)
-        return list(islice(self._journal.entries(first, last.end), _ENTRIES_AT_ONCE))
+        return list(islice(journal.entries(first, last.end), _ENTRIES_AT_ONCE))
 
     def page_back(self, mark: Mark) -> tuple[list[Entry], Mark]:
         """Some of the commits up to ``mark``, newest first, and the mark to go on from."""
-        if self._journal is None or mark.end <= self._journal.start:
+        journal = self._journal  # may be pruned meanwhile
+        if journal is None or mark.end <= journal.start:
             return [], Mark()
-        entries, begin = self._journal.entries_back(mark)
+        entries, begin = journal.entries_back(mark)
         return entries, Mark(mark.seq - len(entries), 0, begin)
 
     # --- writing: only with the store's lock held ---------------------------------------
@@ -201,7 +237,7 @@ class Store:
         if not self._file.stage(records, self._meta(Mark(mark.seq))):
             raise RegistryError(f"another process is writing {self.path}", cure="try again")
         self._stamp = self._file.publish()
-        self._journal = Journal.create(self._journal_path, store=self.id, base=mark.seq)
+        self._journal = Journal.create(self.journal_path, store=self.id, base=mark.seq)
         self._journal_stamp = stamp(os.fstat(self._journal.fileno()))
         self._durable = mark.seq
         return Mark(mark.seq, 0, self._journal.start)
@@ -264,6 +300,51 @@ class Store:
         """Give up what was staged, if anything is. Takes microseconds; may run on the loop."""
         self._file.close()
 
+    # --- pruning ------------------------------------------------------------------------
+
+    def first(self) -> Line | None:
+        """The oldest commit that is kept."""
+        if self._journal is None:
+            return None
+        header = self._journal.header
+        entries = self._journal.entries(Mark(header.base, 0, self._journal.start))
+        entry = next(entries, None)
+        return entry.line if entry is not None else None
+
+    def older(self, time: float, mark: Mark) -> Mark | None:
+        """The last of those commits, from the oldest on, that were all made before ``time``.
+
+        :return: nothing if there are none
+        :raises RegistryError: the journal is damaged
+        """
+        if self._journal is None:
+            return None
+        cut = None
+        start = Mark(self._journal.header.base, 0, self._journal.start)
+        for entry in self._journal.entries(start, mark.end):
+            if entry.line.time >= time:
+                break
+            cut = entry.mark
+        return cut
+
+    def pruning(self, cut: Mark) -> Pruning:
+        """How much there is up to ``cut``. May run on the loop."""
+        if self._journal is None:
+            return Pruning(0, 0)
+        return Pruning(cut.seq - self._journal.header.base, cut.end - self._journal.start)
+
+    def prune(self, cut: Mark, mark: Mark) -> Pruning:
+        """Forget the commits up to ``cut``, which must be folded. Needs the lock.
+
+        :raises RegistryError: it could not be written, and nothing is forgotten
+        """
+        assert self._journal is not None
+        forgotten = self.pruning(cut)
+        after = self._journal.prune(cut, mark.end)
+        self._follow_journal(after)
+        self._journal_stamp = stamp(os.fstat(after.fileno()))
+        return forgotten
+
     # --- what belongs together ------------------------------------------------------------
 
     def _load_content(self) -> Content | None:
@@ -305,6 +386,44 @@ class Store:
         self._durable = seq
         return Mark(seq, folded.start, folded.end, folded.sum)
 
+    def _follow_journal(self, journal: Journal | None) -> None:
+        # Other threads may be reading the old one: it is closed when everything is.
+        if self._journal is not None:
+            self._retired.append(self._journal)
+        self._journal = journal
+
+    def _has_moved(self) -> bool:
+        """Whether a file is no longer the one that was looked at last."""
+        return (
+            stamp_of(self.path) != self._stamp
+            or (found := stamp_of(self.journal_path)) is None
+            or self._journal_stamp is None
+            or found[:2] != self._journal_stamp[:2]
+        )
+
+    def _check_journal(self, mark: Mark) -> None:
+        """Go on with a journal that was pruned; refuse another one in its place."""
+        assert self._journal is not None
+        found = stamp_of(self.journal_path)
+        if found is None:
+            raise self._gone(self.journal_path)
+        if self._journal_stamp is not None and found[:2] == self._journal_stamp[:2]:
+            return
+        opened = Journal.open(self.journal_path)
+        if opened is None or opened.header.store != self.id:
+            if opened is not None:
+                opened.close()
+            raise self._replaced(self.journal_path)
+        base = opened.header.base
+        if mark.seq < base:
+            opened.close()
+            raise Pruned(f"{self.journal_path} no longer holds what followed commit {mark.seq}")
+        if mark.seq > base and not opened.holds(mark):
+            opened.close()
+            raise self._replaced(self.journal_path)
+        self._follow_journal(opened)
+        self._journal_stamp = stamp(os.fstat(opened.fileno()))
+
     def _check_file(self) -> None:
         """Accept a ``store.json`` that another registry folded; refuse anything else."""
         if stamp_of(self.path) == self._stamp and self._stamp is not None:
@@ -339,11 +458,12 @@ class Store:
             raise WatchGap(
                 f"{position!r} is a position of another store than {self.path}", cure="watch anew"
             )
-        if self._journal is None:
+        journal = self._journal
+        if journal is None:
             return mark
-        if mark.seq == self._journal.header.base:
-            return Mark(mark.seq, 0, self._journal.start)
-        if mark.seq < self._journal.header.base or not self._journal.line_ends_at(mark.end):
+        if mark.seq == journal.header.base:
+            return Mark(mark.seq, 0, journal.start)
+        if mark.seq < journal.header.base or not journal.line_ends_at(mark.end):
             raise self._forgotten(position)
         return mark
 
@@ -371,7 +491,7 @@ class Store:
         return RegistryError(
             f"{self.path} was changed by another program than Vagoth, while its journal stands",
             cure=f"restore it from a copy; or, to keep that change and forget all commits since it"
-            f" was last read, move {self._journal_path.name} away",
+            f" was last read, move {self.journal_path.name} away",
         )
 
 

@@ -27,7 +27,7 @@ from tinydb.storages import Storage
 
 from vagoth.errors import InvalidInput, RegistryError
 from vagoth.model import Record
-from vagoth.registry.files import read_at, same_file, sync_directory, trouble, write_at
+from vagoth.registry.files import read_at, read_bytes, same_file, sync_directory, trouble, write_at
 
 FORMAT = 1
 _TAIL = 4096
@@ -72,6 +72,11 @@ class Content(NamedTuple):
             msgspec.json.encode(msgspec.json.decode(self.nodes))
         )
 
+    @property
+    def has_history(self) -> bool:
+        """Whether a journal's commits were folded into it, and it was not cut off from that."""
+        return self.meta.journal is not None and self.meta.journal.end > 0
+
 
 class _Tables(msgspec.Struct, forbid_unknown_fields=True):
     vagoth: dict[str, msgspec.Raw]
@@ -115,6 +120,21 @@ def records_in(content: Content, path: Path, *, is_ours: bool) -> dict[str, Reco
     return {record.id: record for record in documents.values()}
 
 
+def documents_in(content: Content) -> tuple[dict[str, Record], list[tuple[str, str]]]:
+    """The whole records by their document's number; and what is wrong with each other one."""
+    try:
+        raw = msgspec.json.decode(content.nodes, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return {}, [("0", f"the table “nodes” is malformed: {error}")]
+    records, problems = {}, []
+    for number, document in raw.items():
+        try:
+            records[number] = msgspec.json.decode(document, type=Record)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            problems.append((number, f"it is no record: {error}"))
+    return records, problems
+
+
 def stamp(found: os.stat_result) -> Stamp:
     """Which file it is, and in which state: device, inode, size, time of the last change."""
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
@@ -155,7 +175,7 @@ class StoreFile(Storage):
 
     def read(self) -> dict[str, dict[str, Any]] | None:
         """All tables as plain data; none if there is no file."""
-        data = self._read_bytes()
+        data = read_bytes(self.path)
         tables: dict[str, dict[str, Any]] | None = (
             None if data is None else msgspec.json.decode(data)
         )
@@ -184,9 +204,16 @@ class StoreFile(Storage):
         """
         # Looked at first: if the file is replaced in between, it is only read once more.
         found = stamp_of(self.path)
-        data = self._read_bytes()
+        data = read_bytes(self.path)
         if data is None or found is None:
             return None
+        return self.content(data, found)
+
+    def content(self, data: bytes, found: Stamp = (0, 0, 0, 0)) -> Content:
+        """What the bytes of such a file say.
+
+        :raises InvalidInput: they are not JSON, not a Vagoth store, or one of another format
+        """
         try:
             tables = _tables.decode(data)
         except msgspec.ValidationError as error:
@@ -300,11 +327,3 @@ class StoreFile(Storage):
             message=f"{self.path} is not {_EXPECTED}: {why}",
             cure="name another file, or one that does not exist yet",
         )
-
-    def _read_bytes(self) -> bytes | None:
-        try:
-            return self.path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise trouble(error, "read", self.path) from error

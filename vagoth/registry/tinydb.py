@@ -29,11 +29,12 @@ from vagoth.model import Change, Commit, Holder
 from vagoth.registry.base import Registry
 from vagoth.registry.folder import Folder
 from vagoth.registry.head import Head
-from vagoth.registry.journal import Line, Mark
+from vagoth.registry.lines import Line, Mark
 from vagoth.registry.locks import NodeLocks
 from vagoth.registry.prepare import prepared
-from vagoth.registry.store import Store
+from vagoth.registry.store import Pruning, Store
 from vagoth.registry.threads import Threads, settled
+from vagoth.registry.upkeep import StoreInfo, Upkeep
 from vagoth.registry.writer import Writer
 
 _CHANGES_ON_LOOP = 100
@@ -71,6 +72,7 @@ class TinyDBRegistry(Registry):
         )
         self._folder = Folder(self._head)
         self._writer = Writer(self._head, self._folder.committed)
+        self._upkeep = Upkeep(self._head, self._folder, self._locks)
 
     @property
     def position(self) -> str:
@@ -148,6 +150,23 @@ class TinyDBRegistry(Registry):
         else:
             owned = prepared(changes, max_bytes=self.max_bytes)
         return await self._writer.commit(owned, expect, absent)
+
+    async def compact(self) -> None:
+        """Have ``store.json`` hold all records; see :meth:`Upkeep.compact`."""
+        self._check_usable()
+        await self._upkeep.compact()
+
+    async def prune(self, older_than: float, *, dry_run: bool = False) -> Pruning:
+        """Forget history; see :meth:`Upkeep.prune`. :param dry_run: only tell how much it is."""
+        self._check_usable()
+        if dry_run:
+            return await self._upkeep.prunable(older_than)
+        return await self._upkeep.prune(older_than)
+
+    async def info(self) -> StoreInfo:
+        """How the store is; see :class:`StoreInfo`."""
+        self._check_usable()
+        return await self._upkeep.info()
 
     async def _commits_after(self, position: str, until: str) -> Sequence[Commit]:
         self._check_usable()

@@ -13,7 +13,7 @@ from vagoth.model import Change, Commit, RecordChange, new_txid
 from vagoth.registry import rules
 from vagoth.registry.ahead import Ahead
 from vagoth.registry.head import Head
-from vagoth.registry.journal import Line, LineChange, Mark
+from vagoth.registry.lines import Line, LineChange, Mark
 from vagoth.registry.threads import settled
 
 _AT_ONCE = 100

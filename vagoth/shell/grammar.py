@@ -247,6 +247,7 @@ COMMANDS = Registry(
             "hosts": "poll check",
             "following": "watch monitor jobs",
             "history": "history undo",
+            "store": "store",
             "shell": "shell help exit quit",
         }.items()
         for name in names.split()
