@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from vagoth.actions.observe import HOST_KEY
 from vagoth.errors import Conflict, InvalidInput
 from vagoth.model import Change, Commit, Delete, Put, Record, RecordChange, State
 from vagoth.registry.rules import decide
@@ -21,8 +22,9 @@ from vagoth.view import View
 
 #: Fields of the user's, whatever the type.
 _USERS = ("name", "type", "tenant", "tags", "keys", "links", "definition", "metadata")
-#: Metadata that is seen on hosts: neither taken back nor in the way.
+#: Metadata that is seen on hosts: neither taken back nor in the way, as keys of hosts' machines.
 _SEEN = frozenset({"facts", "problem", "duplicate_on"})
+_ALARMS = frozenset({"problem", "duplicate_on"})
 _ACTIVE = (State.RUNNING, State.PAUSED)
 _OFF = (State.DEFINED, State.STOPPED, State.CRASHED)
 _NOTHING: Any = object()
@@ -34,7 +36,7 @@ class Past:
 
     ``changes`` holds what it did to each record (by id), oldest first; what it did in a row, with
     nobody else in between, as one change. ``later`` is the last commit of others, since it began,
-    that wrote a field of one of these records.
+    that wrote what is at a dotted path (``tags.env``, and ``tags``) in one of these records.
     """
 
     txid: str
@@ -127,13 +129,14 @@ class Inverse:
             fields["state"] = state
         if gone.type == "vm" or gone.parent is None:
             fields |= {"parent": None, "claimed_at": None}
-        return replace(gone, metadata=self._noted(gone), **fields)
+        metadata = {key: value for key, value in gone.metadata.items() if key not in _ALARMS}
+        return replace(gone, metadata=metadata, **fields)
 
     def _removed(self, current: Record | None, made: Record) -> Record | None:
         if current is None:
             return None
         for field in self._unlike(current, made):
-            self._refuse_later(current, field, field)
+            self._refuse_later(current, field)
         if current.type == "vm" and current.parent is not None:
             how = "stop and undefine it" if current.state in _ACTIVE else "undefine it"
             home = self._view.name_of(current.parent)
@@ -148,13 +151,16 @@ class Inverse:
         fields: dict[str, Any] = {}
         for field in self._users(after.type):
             clashes: list[str] = []
-            sides = [self._value(record, field) for record in (current, after, before)]
+            sides = [self._own(record, field) for record in (current, after, before)]
             fields[field] = _merge(field, sides, clashes)
             for path in clashes:
-                self._refuse_later(current, field, path)
-        noted = self._noted(current)
-        seen = {key: value for key, value in current.metadata.items() if key not in noted}
-        return replace(current, **{**fields, "metadata": {**fields["metadata"], **seen}})
+                self._refuse_later(current, path)
+        # What is seen on hosts stays as it is.
+        keys, metadata = self._own(current, "keys"), self._own(current, "metadata")
+        seen = {key: value for key, value in current.metadata.items() if key not in metadata}
+        fields["keys"] = tuple(sorted({*current.keys} - {*keys} | {*fields["keys"]}))
+        fields["metadata"] = {**fields["metadata"], **seen}
+        return replace(current, **fields)
 
     def _check_host(self, current: Record, first: Record, last: Record) -> None:
         """Refuse what only a host can take back, unless that was done already.
@@ -216,24 +222,25 @@ class Inverse:
 
     def _unlike(self, one: Record, other: Record) -> Iterator[str]:
         for field in self._users(other.type):
-            if self._value(one, field) != self._value(other, field):
+            if self._own(one, field) != self._own(other, field):
                 yield field
 
-    def _value(self, record: Record, field: str) -> Any:
-        return self._noted(record) if field == "metadata" else getattr(record, field)
+    def _own(self, record: Record, field: str) -> Any:
+        """The field's value, without what is only seen on hosts."""
+        value = getattr(record, field)
+        if self._types.initial_state(record.type) is not None:
+            if field == "metadata":
+                return {key: item for key, item in value.items() if key not in _SEEN}
+            if field == "keys":
+                return tuple(key for key in value if not key.startswith(HOST_KEY))
+        return value
 
-    def _noted(self, record: Record) -> Mapping[str, Any]:
-        """The metadata that people wrote."""
-        if self._types.initial_state(record.type) is None:
-            return record.metadata
-        return {key: value for key, value in record.metadata.items() if key not in _SEEN}
-
-    def _refuse_later(self, current: Record, field: str, path: str) -> None:
-        by = self._by(current.id, field)
+    def _refuse_later(self, current: Record, path: str) -> None:
+        by = self._by(current.id, path)
         self._refuse(current, f"had its {path} changed since{by}", "undo that first" if by else "")
 
-    def _by(self, node_id: str, field: str) -> str:
-        commit = self._past.later.get((node_id, field))
+    def _by(self, node_id: str, path: str) -> str:
+        commit = self._past.later.get((node_id, path))
         if commit is None:
             return ""
         why = f"{commit.source}: {commit.reason}" if commit.reason else commit.source

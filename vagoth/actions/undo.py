@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack
+from typing import Any
 
 from vagoth.actions.base import Context, Plan, Step
 from vagoth.actions.inverse import Inverse, Past, Types
@@ -40,8 +41,19 @@ async def past_of(registry: Registry, txid: str) -> Past:
         for change in commit.changes:
             if change.record.id in changes:
                 for field in change.fields():
-                    later.setdefault((change.record.id, field), commit)
+                    sides = (getattr(each, field, None) for each in (change.before, change.after))
+                    for path in _paths(field, *sides):
+                        later.setdefault((change.record.id, path), commit)
     return Past(txid, changes, later)
+
+
+def _paths(path: str, before: Any, after: Any) -> Iterator[str]:
+    """The path of what differs, and of all that differs in it."""
+    if before != after:
+        yield path
+        sides = [side if isinstance(side, Mapping) else {} for side in (before, after)]
+        for key in {**sides[0], **sides[1]}:
+            yield from _paths(f"{path}.{key}", sides[0].get(key), sides[1].get(key))
 
 
 async def _known(commits: AsyncIterator[Commit]) -> list[str]:

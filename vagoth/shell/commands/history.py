@@ -235,7 +235,7 @@ def _change(path: str, before: Any, after: Any) -> str:
 
 
 def _said(value: Any) -> str:
-    if value is None or value == "":
+    if value is None:
         return "nothing"
-    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    text = value if isinstance(value, str) and value else msgspec.json.encode(value).decode()
     return text if len(text) <= _VALUE_LENGTH else text[: _VALUE_LENGTH - 1] + "…"
