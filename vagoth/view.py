@@ -34,6 +34,21 @@ def _life(record: Record) -> tuple[object, ...]:
     return record.state, record.parent, record.intent
 
 
+def _place(record: Record) -> tuple[object, ...]:
+    """All that the indexes and the generation depend on."""
+    return (
+        record.name,
+        record.state,
+        record.parent,
+        record.intent,
+        record.keys,
+        record.tags,
+        record.type,
+        record.tenant,
+        record.links,
+    )
+
+
 class View:
     """All records, found by id, name and key, and selected through indexes."""
 
@@ -200,6 +215,11 @@ class View:
     def apply(self, change: RecordChange) -> None:
         """Make the change true here. For registries only."""
         node_id = change.record.id
+        if change.after is not None:
+            old = self._records.get(node_id)
+            if old is not None and _place(old) == _place(change.after):
+                self._records[node_id] = change.after
+                return
         old = self._records.pop(node_id, None)
         if old is not None:
             self._unindex(old)

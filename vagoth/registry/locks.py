@@ -46,6 +46,7 @@ class StoreLock:
         self._path = path
         self._fd: int | None = None
         self._is_writable = False
+        self._settled: int | None = None  # as we said it last
 
     def try_exclusive(self) -> bool:
         """Take the lock if nobody holds it; make its file if need be.
@@ -117,11 +118,16 @@ class StoreLock:
         :raises RegistryError: it cannot be written
         """
         assert self._fd is not None
+        # Whoever wrote meanwhile and has committed moved it on; who has not left it where it was.
+        if settled == self._settled:
+            return
+        self._settled = None
         said = b"%020d %010d" % (settled, os.getpid())
         try:
             write_at(self._fd, b"%b %08x\n" % (said, zlib.crc32(said)), 0)
         except OSError as error:
             raise trouble(error, "written", self._path) from error
+        self._settled = settled
 
     def release(self) -> None:
         """Let go."""
@@ -134,6 +140,7 @@ class StoreLock:
             os.close(self._fd)
             self._fd = None
             self._is_writable = False
+            self._settled = None
 
     def _content(self) -> tuple[int, int]:
         try:

@@ -4,38 +4,99 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+class Kept(asyncio.Future[T]):
+    """The outcome of what cannot be stopped. Who waits for it and is cancelled hears so then.
+
+    A thread goes on whatever becomes of who waits: it would work behind the back of whoever comes
+    next, with the lock released.
+    """
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Not now: the task that waits is cancelled when this is done."""
+        return False
+
+
+_Work = tuple[Kept[Any], Callable[..., Any], tuple[Any, ...]]
+
+
+class _Worker:
+    """One thread that does one thing after another. Half as far away as an executor's."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._work: SimpleQueue[_Work | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def start(self, call: Callable[..., T], args: tuple[Any, ...]) -> Kept[T]:
+        if self._thread is None:
+            self._loop = asyncio.get_running_loop()
+            # Ends with the process even if nobody closed it: nothing is on its way then that
+            # anybody was told of.
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+        done: Kept[T] = Kept(loop=self._loop)
+        self._work.put((done, call, args))
+        return done
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._work.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        assert self._loop is not None
+        while (work := self._work.get()) is not None:
+            done, call, args = work
+            try:
+                result = call(*args)
+            except BaseException as error:
+                told: tuple[Any, ...] = (_failed, done, error)
+            else:
+                told = (done.set_result, result)
+            with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+                self._loop.call_soon_threadsafe(*told)
+            del work, done, call, args, told
+
+
+def _failed(done: Kept[Any], error: BaseException) -> None:
+    done.set_exception(error)
+    done.exception()  # seen, even if who waits is cancelled
 
 
 class Threads:
     """Two threads: one for commits, one for long work that no commit should wait for."""
 
     def __init__(self, name: str) -> None:
-        self._quick = ThreadPoolExecutor(1, name)
-        self._slow = ThreadPoolExecutor(1, f"{name}-slow")
+        self._quick = _Worker(name)
+        self._slow = _Worker(f"{name}-slow")
 
-    def start(self, call: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+    def start(self, call: Callable[..., T], *args: Any) -> Kept[T]:
         """Begin it on the thread for commits."""
-        return asyncio.get_running_loop().run_in_executor(self._quick, call, *args)
+        return self._quick.start(call, args)
 
     async def run(self, call: Callable[..., T], *args: Any) -> T:
         """Run it on the thread for commits, to its end even if we are cancelled meanwhile."""
-        return await _to_its_end(self.start(call, *args))
+        return await self._quick.start(call, args)
 
     async def run_slowly(self, call: Callable[..., T], *args: Any) -> T:
         """The same on the thread for long work."""
-        loop = asyncio.get_running_loop()
-        return await _to_its_end(loop.run_in_executor(self._slow, call, *args))
+        return await self._slow.start(call, args)
 
     def close(self) -> None:
         """End the threads. Nothing may run on them any more."""
-        self._quick.shutdown()
-        self._slow.shutdown()
+        self._quick.close()
+        self._slow.close()
 
 
 async def settled(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
@@ -43,21 +104,15 @@ async def settled(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
     cancelled = None
     while not future.done():
         try:
-            await asyncio.wait({future})
+            if isinstance(future, Kept):
+                await future
+            else:
+                await asyncio.wait({future})
         except asyncio.CancelledError as error:
             cancelled = error
+        except BaseException:
+            break  # its own, which is in the future
     return cancelled
-
-
-async def _to_its_end(future: asyncio.Future[T]) -> T:
-    # A thread cannot be stopped: what it does would go on behind the back of whoever comes next,
-    # with the lock released.
-    cancelled = await settled(future)
-    if cancelled is not None:
-        with suppress(BaseException):
-            future.result()
-        raise cancelled
-    return future.result()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 from vagoth import transaction
 from vagoth.errors import RegistryError, VagothError
@@ -21,19 +22,34 @@ _AT_ONCE = 100
 _Outcome = Commit | VagothError | None
 
 
+class _Done(asyncio.Future[Commit | None]):
+    """The outcome of a commit. It can be cancelled for as long as it waits in the queue."""
+
+    def __init__(self, give_up: Callable[[], bool]) -> None:
+        super().__init__(loop=asyncio.get_running_loop())
+        self._give_up = give_up
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Now if it was not begun; else whoever waits hears of it once it is settled."""
+        return self._give_up() and super().cancel(msg)
+
+
 class _Wanted:
     """A commit that somebody waits for."""
 
     def __init__(
-        self, changes: Sequence[Change], expect: Mapping[str, str | None], absent: Collection[str]
+        self,
+        changes: Sequence[Change],
+        expect: Mapping[str, str | None],
+        absent: Collection[str],
+        give_up: Callable[[_Wanted], bool],
+        source: str,
     ) -> None:
         self.changes = changes
         self.expect = expect
         self.absent = absent
-        self.transaction = transaction.current() or transaction.Transaction(
-            new_txid(), transaction.user_name(), ""
-        )
-        self.done: asyncio.Future[Commit | None] = asyncio.get_running_loop().create_future()
+        self.transaction = transaction.current() or transaction.Transaction(new_txid(), source, "")
+        self.done = _Done(lambda: give_up(self))
 
     def settle(self, outcome: _Outcome) -> None:
         if isinstance(outcome, VagothError):
@@ -54,24 +70,23 @@ class Writer:
         self._committed = committed
         self._queue: deque[_Wanted] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._user = transaction.user_name()
 
     async def commit(
         self, changes: Sequence[Change], expect: Mapping[str, str | None], absent: Collection[str]
     ) -> Commit | None:
         """Make all changes, or none. A cancellation is raised once the outcome is settled."""
-        wanted = _Wanted(changes, expect, absent)
+        wanted = _Wanted(changes, expect, absent, self._give_up, self._user)
         self._queue.append(wanted)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._write(), name="vagoth-registry-write")
-        try:
-            await asyncio.wait({wanted.done})
-        except asyncio.CancelledError:
-            if wanted in self._queue:
-                self._queue.remove(wanted)
-            else:
-                await settled(wanted.done)
-            raise
-        return wanted.done.result()
+        return await wanted.done
+
+    def _give_up(self, wanted: _Wanted) -> bool:
+        if wanted in self._queue:
+            self._queue.remove(wanted)
+            return True
+        return False
 
     async def close(self) -> asyncio.CancelledError | None:
         """Wait until all that was begun is settled; return a cancellation, to be raised later."""
@@ -124,13 +139,14 @@ class Writer:
         None of them is told before all are durable: even a refusal may be due to one before it.
         """
         now = time.time()
-        ahead = Ahead(self._head.view)
+        view = self._head.view
+        ahead = Ahead(view) if len(batch) > 1 else None
         decisions: list[tuple[RecordChange, ...] | VagothError] = []
         for wanted in batch:
             seq = self._head.mark.seq + len(lines) + 1
             try:
                 changes = rules.decide(
-                    ahead,
+                    view if ahead is None else ahead,
                     wanted.changes,
                     expect=wanted.expect,
                     absent=wanted.absent,
@@ -145,8 +161,9 @@ class Writer:
                 tx = wanted.transaction
                 encoded = tuple(LineChange.of(change) for change in changes)
                 lines.append(Line(seq, 0, tx.id, now, tx.source, tx.reason, encoded))
-                for change in changes:
-                    ahead.apply(change)
+                if ahead is not None:
+                    for change in changes:
+                        ahead.apply(change)
         return decisions
 
     async def _append(self, lines: Sequence[Line]) -> list[Mark]:
