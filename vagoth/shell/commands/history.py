@@ -238,4 +238,6 @@ def _said(value: Any) -> str:
     if value is None:
         return "nothing"
     text = value if isinstance(value, str) and value else msgspec.json.encode(value).decode()
-    return text if len(text) <= _VALUE_LENGTH else text[: _VALUE_LENGTH - 1] + "…"
+    if len(text) <= _VALUE_LENGTH:
+        return text
+    return "{…}" if isinstance(value, Mapping) else text[: _VALUE_LENGTH - 1] + "…"

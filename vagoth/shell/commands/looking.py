@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from vagoth.errors import InvalidInput, nearest
@@ -67,8 +68,14 @@ async def list_nodes(
         key=key,
     )
     if past is not None:
-        return Result(node_table(records, past, title=_title(past)))
+        return Result(_without("seen", node_table(records, past, title=_title(past))))
     return Result(node_table(records, view, looked_at=ctx.cluster.context.looks.of, title=""))
+
+
+def _without(key: str, table: Table) -> Table:
+    kept = [index for index, column in enumerate(table.columns) if column.key != key]
+    rows = [tuple(row[index] for index in kept) for row in table.rows]
+    return replace(table, columns=[table.columns[index] for index in kept], rows=rows)
 
 
 def _title(past: Snapshot) -> str:
