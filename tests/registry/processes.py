@@ -48,6 +48,8 @@ def start(target: Callable[..., None], path: Path, *args: Any) -> Child:
 def keep_writing(path: Path, pipe: Connection, name: str) -> None:
     """Commit pairs of records with ever higher numbers; report each number once it is committed.
 
+    Every other one takes a key that all writers want, if nobody seems to have it.
+
     Folds nearly all the time, so that a kill often meets it.
     """
     folder.FOLD_AFTER_S = 0.002
@@ -58,15 +60,24 @@ def keep_writing(path: Path, pipe: Connection, name: str) -> None:
                 old = [registry.view.get(f"{name}-{side}") for side in ("left", "right")]
                 number = old[0].metadata["number"] + 1 if old[0] is not None else 1
                 metadata = {"number": number, "filler": "x" * (number * 37 % 3000)}
+                wanted = f"ip:{number % 5}"
+                holder = registry.view.by_key(wanted)
+                has_it = number % 2 and (holder is None or holder.id == f"{name}-left")
                 new = [
-                    Record(id=f"{name}-{side}", name=f"{name}-{side}", metadata=metadata)
+                    Record(
+                        id=f"{name}-{side}",
+                        name=f"{name}-{side}",
+                        metadata=metadata,
+                        keys=(wanted,) if has_it and side == "left" else (),
+                    )
                     for side in ("left", "right")
                 ]
                 expect = {
                     after.id: before.revision if before is not None else None
                     for before, after in zip(old, new, strict=True)
                 }
-                # What our forerunner wrote and did not report may arrive after we have opened.
+                # What our forerunner wrote and did not report may arrive after we have opened; and
+                # one of the others may have the key.
                 with suppress(StaleRevision, Taken):
                     await registry.commit([Put(record) for record in new], expect=expect)
                     pipe.send(number)

@@ -19,6 +19,7 @@ from vagoth.errors import Busy
 from vagoth.registry.tinydb import TinyDBRegistry
 
 KILLS = int(os.environ.get("VAGOTH_KILLS", "40"))
+WRITERS = ("a", "b", "c", "d")
 
 
 def acknowledged(child: Child) -> int:
@@ -71,14 +72,17 @@ async def test_a_node_lock_dies_with_its_process(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(0 if KILLS > 40 else 60)
 async def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
-    """Two writers at a time, both killed at some moment of appending, folding or opening."""
+    """Four writers at a time, each killed at some moment of appending, folding or opening.
+
+    All want the same key as well: whoever has it goes on having it, alone.
+    """
     path = tmp_path / "store.json"
     seed = random.randrange(1 << 32)
     chance = random.Random(seed)
-    numbers = {"a": 0, "b": 0}
-    for kill in range(0, KILLS, 2):
+    numbers = dict.fromkeys(WRITERS, 0)
+    for kill in range(0, KILLS, len(WRITERS)):
         children = {name: start(keep_writing, path, name) for name in numbers}
-        for name in chance.sample(sorted(children), 2):
+        for name in chance.sample(sorted(children), len(children)):
             children[name].process.join(chance.uniform(0.0, 0.12))
             children[name].process.kill()
         for name, child in children.items():
@@ -97,9 +101,11 @@ async def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path) -> 
                 assert found in {(number, number), (number + 1, number + 1)}, (kill, seed)
                 # One more may be whole and not reported: killed between the two.
                 numbers[name] = found[0]
+            keys = [key for record in registry.view for key in record.keys]
+            assert len(keys) == len({*keys}), (kill, seed)
     assert min(numbers.values()) > 0
     async with TinyDBRegistry(path) as registry:
-        seen: dict[str, list[int]] = {"a": [], "b": []}
+        seen: dict[str, list[int]] = {name: [] for name in WRITERS}
         async for commit in registry.history():
             record = commit.changes[0].record
             assert len(commit.changes) == 2
