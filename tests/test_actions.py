@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 import vagoth
 from vagoth import Cluster, Commit, Job, JobState, Node, State
@@ -392,3 +395,84 @@ async def test_errors_of_hosts_name_guests_as_people_do(cluster: Cluster) -> Non
         await web.start(on="hv1")
     assert "web1" in caught.value.message
     assert uuid(web) not in str(caught.value)
+
+
+async def test_a_guest_moved_behind_our_back_after_a_poll_is_not_started_again(
+    cluster: Cluster, web: VM
+) -> None:
+    await web.start(on="hv1")
+    await web.stop()
+    await cluster.poll()
+    world(cluster, "hv2").define_foreign("copy")
+    copy = next(guest for guest in world(cluster, "hv2").guests() if guest.name == "copy")
+    other = await new_vm(cluster, "web2", uuid=copy.uuid)
+    await cluster.registry.update(other.id, lambda r: replace(r, parent=cluster["hv1"].id))
+    with pytest.raises(vagoth.Claimed) as caught:
+        await other.start()
+    assert caught.value.holder == "hv2"
+    assert await powers(cluster, other) == {"hv2": "running"}
+
+
+async def test_a_host_cannot_be_deleted_while_an_action_needs_it(cluster: Cluster, web: VM) -> None:
+    await web.start(on="hv1")
+    args = {"host": cluster["hv1"].id, "target": cluster["hv2"].id, "state": "running"}
+    await cluster.context.intend(web.record, "migrate", args=args, state="migrating")
+    with pytest.raises(vagoth.InUse, match="migrate of web1 needs hv2"):
+        await cluster["hv2"].delete()
+    await cluster.poll()
+    assert (web.intent, web.state) == (None, State.RUNNING)
+    await cluster["hv2"].delete()
+
+
+async def test_a_vm_found_on_two_hosts_is_not_started_resumed_or_moved(
+    cluster: Cluster, web: VM
+) -> None:
+    await web.start(on="hv1")
+    marked = {"duplicate_on": [cluster["hv2"].id]}
+    await cluster.registry.update(
+        web.id, lambda record: replace(record, alarm="duplicate", metadata=marked)
+    )
+    for verb, given in (("start", {}), ("resume", {}), ("migrate", {"host": "hv3"})):
+        with pytest.raises(vagoth.Claimed, match="found on hv2"):
+            await web.submit(verb, **given)
+    await web.stop()
+    await cluster.poll()
+    assert web.alarm is None
+    await web.start()
+
+
+async def test_waiting_for_a_guest_to_go_down_keeps_nobody_from_the_host(
+    cluster: Cluster,
+) -> None:
+    vms = [await new_vm(cluster, f"web{number}") for number in range(6)]
+    for vm in vms:
+        await vm.start(on="hv1")
+    world(cluster, "hv1").deafen()
+    waiting = [vm.submit("shutdown", grace_s=60) for vm in vms[:5]]
+    await asyncio.gather(*(at_step(job, "waiting") for job in waiting))
+    async with asyncio.timeout(5):
+        await vms[5].stop()
+    for job in waiting:
+        job.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+
+
+async def test_cancelled_at_any_moment_nothing_is_left_undecided(cluster: Cluster) -> None:
+    chance = random.Random(4711)
+    web = await new_vm(cluster, "web1")
+    for _ in range(60):
+        verb = chance.choice(["start", "stop", "pause", "resume", "undefine", "shutdown"])
+        job = web.submit(verb)
+        await asyncio.sleep(chance.random() * 0.05)
+        job.cancel()
+        with contextlib.suppress(asyncio.CancelledError, vagoth.VagothError):
+            await job
+        assert web.intent is None, (verb, job.notes)
+        # A guest that was asked to go down goes down, whoever has stopped waiting for it.
+        await cluster.poll()
+        found = await powers(cluster, web)
+        awake = [host for host, power in found.items() if power in ("running", "paused")]
+        assert len(awake) <= 1
+        if web.state in (State.RUNNING, State.PAUSED):
+            assert awake == [web.parent.name if web.parent else None], (verb, web, found)

@@ -35,7 +35,8 @@ def host(
 
 
 def vm(name: str, parent: str | None = None, **definition: Any) -> Record:
-    return Record(id=name, name=name, parent=parent, definition={"memory": "1GiB", **definition})
+    definition = {"memory": "1GiB", **definition}
+    return Record(id=name, name=name, parent=parent, keys=(f"uuid:{name}",), definition=definition)
 
 
 def view(*records: Record) -> View:

@@ -10,7 +10,7 @@ import pytest
 from tinydb import TinyDB, where
 
 import vagoth
-from vagoth import Cluster, Commit, Node, State
+from vagoth import VM, Cluster, Commit, Node, State
 
 LINUX = {"memory": "256MiB"}
 
@@ -272,3 +272,33 @@ async def test_a_class_that_will_not_do_is_refused_by_name(store: Path) -> None:
             await cluster.new("r1", type="rack")
         with pytest.raises(vagoth.InvalidInput, match="nowhere"):
             await cluster.new("r1", type="shed")
+
+
+async def test_a_vm_by_another_name_is_a_vm(store: Path) -> None:
+    Path("vagoth.toml").write_text('[nodes]\ndb = "tests.test_cluster:Database"\n')
+    async with vagoth.connect(store=store, sim=1) as cluster:
+        node = await cluster.new("db1", type="db", definition=LINUX)
+        await cluster.submit(node, "start")
+        assert node.state == State.RUNNING
+        assert node.parent == cluster["hv1"]
+        with pytest.raises(vagoth.InUse):
+            await node.delete()
+        with pytest.raises(vagoth.InvalidInput, match="claim a host"):
+            await node.set(parent="hv1")
+
+
+class Database(VM):
+    """A VM of a type of a user's own."""
+
+    type = "db"
+
+
+async def test_a_type_whose_class_fails_can_be_read_and_not_changed(store: Path) -> None:
+    async with vagoth.connect(store=store, sim=1) as cluster:
+        await (await cluster.new("web1", definition=LINUX)).start()
+    Path("vagoth.toml").write_text('[nodes]\nvm = "nowhere:VM"\n')
+    async with vagoth.connect(store=store) as cluster:
+        assert cluster["web1"].state == State.RUNNING
+        for verb, given in (("set", {"state": "new"}), ("delete", {}), ("stop", {})):
+            with pytest.raises(vagoth.InvalidInput, match="nowhere"):
+                await cluster.submit("web1", verb, **given)

@@ -57,6 +57,7 @@ def test_simulated_hosts_have_a_store_of_their_own() -> None:
         ("hosts.jobs_per_host = 0\n", 1, ">= 1"),
         ("[hosts]\nconnect_timeout_s = 'soon'\n", 2, "a number"),
         ("[nodes]\nrack = 3\n", 2, "text"),
+        ("[ssh]\nconfig = 'nowhere'\n", 2, "there is no file nowhere"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(text: str, line: int, says: str) -> None:

@@ -207,3 +207,9 @@ def test_what_becomes_of_an_action_that_ended_half_way(
 def test_one_that_runs_twice_after_a_migration_is_an_alarm() -> None:
     truth = resolve(vm(parent="hv1"), intent("migrate"), {"hv1": ON, "hv2": ON})
     assert (truth.parent, truth.alarm, truth.leftover) == ("hv1", "duplicate", None)
+
+
+def test_a_migration_that_died_before_its_last_step_is_where_the_guest_is_awake() -> None:
+    there = {"hv1": guest(Power.PAUSED), "hv2": ON}
+    truth = resolve(vm(parent="hv1"), intent("migrate", state="running"), there)
+    assert (truth.parent, truth.state, truth.alarm) == ("hv2", "running", "duplicate")

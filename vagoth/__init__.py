@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from vagoth.actions.base import Action, Context, Plan, Step
@@ -71,6 +72,9 @@ from vagoth.view import View
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
+
+# A library's log is its user's to switch on: errors are raised, not printed besides.
+logging.getLogger("vagoth").addHandler(logging.NullHandler())
 
 __version__ = "0.1.0.dev0"
 

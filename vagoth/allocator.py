@@ -11,7 +11,7 @@ import msgspec
 from vagoth.definition import VMDefinition, convert
 from vagoth.drivers.base import HostFacts
 from vagoth.errors import InvalidInput, NoHostFits
-from vagoth.model import Record, State
+from vagoth.model import Record, State, guest_uuid_of
 from vagoth.view import View, natural
 
 GIB = 1024**3
@@ -66,7 +66,7 @@ class Spread(Allocator):
             share = left / facts.memory_bytes
             fits.append((share, host, f"{share:.0%} of its memory stays free"))
         if not fits:
-            _refuse_kind(wanted, hosts, reasons)
+            _refuse_kind(vm, wanted, hosts, reasons)
             raise NoHostFits(vm.name, reasons)
         _, chosen, why = max(fits, key=lambda fit: fit[0])
         others = reasons | {host.name: other for _, host, other in fits if host is not chosen}
@@ -111,7 +111,7 @@ def used(view: View, host: Record, but: Record | None = None) -> tuple[int, int]
     """Memory in bytes, and vcpus, that a host's VMs are defined to use together."""
     memory = vcpus = 0
     for child in view.children(host.id):
-        if child.type != "vm" or (but is not None and child.id == but.id):
+        if guest_uuid_of(child) is None or (but is not None and child.id == but.id):
             continue
         try:
             definition = convert(child.definition, VMDefinition)
@@ -122,13 +122,18 @@ def used(view: View, host: Record, but: Record | None = None) -> tuple[int, int]
     return memory, vcpus
 
 
-def _refuse_kind(wanted: VMDefinition, hosts: list[Record], reasons: Mapping[str, str]) -> None:
+def _refuse_kind(
+    vm: Record, wanted: VMDefinition, hosts: list[Record], reasons: Mapping[str, str]
+) -> None:
     kinds = {kind for host in hosts if (facts := facts_of(host)) for kind in facts.kinds}
     by_kind = [text for text in reasons.values() if text.startswith("it cannot run kind")]
     if reasons and len(by_kind) == len(reasons):
+        who = f"{next(iter(reasons))} cannot" if len(reasons) == 1 else "no host can"
+        default = "" if "kind" in vm.definition else ", the default"
         raise InvalidInput(
             "kind",
             str(wanted.kind),
-            "a kind that " + (next(iter(reasons)) if len(reasons) == 1 else "a host") + " can run",
+            "a kind that a host can run",
+            message=f"{vm.name} wants kind {wanted.kind}{default}, which {who} run",
             cure=" or ".join(f"set kind={kind}" for kind in sorted(kinds)),
         )

@@ -22,7 +22,7 @@ from vagoth.drivers.sessions import Sessions
 from vagoth.errors import InvalidInput, NodeNotFound
 from vagoth.model import Commit, Record, new_id
 from vagoth.monitor import HostReport, Monitor
-from vagoth.nodes.base import Node, NodeList
+from vagoth.nodes.base import Node, NodeList, UnusableNode
 from vagoth.plugins import Plugins, load
 from vagoth.query import Document, every, hint_of
 from vagoth.registry.base import Registry, Watch
@@ -211,10 +211,15 @@ class Cluster:
         return NodeList(self, map(self.node, chosen.values()))
 
     def node(self, record: Record) -> Node:
-        """A live handle on a record. A type nobody knows any more is a plain Node."""
+        """A live handle on a record.
+
+        A type that nobody knows any more is a plain Node; one whose class fails can be read.
+        """
         try:
             cls = self.types.get(record.type, field="type")
-        except InvalidInput:
+        except InvalidInput as trouble:
+            if record.type in self.types.names():
+                return UnusableNode(self, record, trouble)
             cls = Node
         return cls(self, record)
 
@@ -239,7 +244,7 @@ class Cluster:
         state, parent, id = given.get("state"), given.get("parent"), given.get("id")
         if cls.is_driven and state is not None:
             raise InvalidInput("state", state, f"left out: the state of a {type} is seen on hosts")
-        if type == "vm" and parent is not None:
+        if cls.claims_parent and parent is not None:
             raise InvalidInput("parent", parent, "left out: define and start claim a host")
         record = Record(
             id=id if id is not None else new_id(),

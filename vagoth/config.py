@@ -163,10 +163,16 @@ def _read(path: Path) -> Settings:
         problem = re.sub(r" \(at .*\)$", "", str(error))
         raise ConfigError(str(path), line, f"not TOML: {problem}") from None
     try:
-        return convert(data, Settings)
+        settings = convert(data, Settings)
     except InvalidInput as error:
         line = _line_of(text, error.field)
         raise ConfigError(str(path), line, error.message, cure=error.cure) from None
+    # A file that is missing here is nobody's fault but ours: no host must be blamed for it.
+    for field, name in (("config", settings.ssh.config), ("known_hosts", settings.ssh.known_hosts)):
+        if name is not None and not (path.parent / Path(name).expanduser()).is_file():
+            line = _line_of(text, f"ssh.{field}")
+            raise ConfigError(str(path), line, f"ssh.{field}: there is no file {name}")
+    return settings
 
 
 def _line_of(text: str, field: str) -> int | None:

@@ -178,6 +178,17 @@ def digest(record: Record) -> str:
     return hashlib.sha256(text).hexdigest()[:16]
 
 
+def guest_uuid_of(record: Record) -> str | None:
+    """The UUID by which hosts know the node as their guest; nothing if it is no machine.
+
+    It is a key, which every VM has, whatever the type is called that inherits from it.
+    """
+    for key in record.keys:
+        if key.startswith("uuid:"):
+            return key.removeprefix("uuid:")
+    return None
+
+
 def check_name(value: str, *, field: str = "name") -> str:
     """Return ``value`` if a node may be called so.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from vagoth.model import Record, digest
+from vagoth.model import Record, State, digest
 from vagoth.view import View
 
 
@@ -78,7 +78,7 @@ def node_table(
             view.name_of(record.parent),
             record.tenant,
             [f"{tag}={value}" if value else tag for tag, value in sorted(record.tags.items())],
-            looked_at(record.id if record.type == "hv" else record.parent or "") or None,
+            seen_at(record, looked_at),
         )
         for record in records
     ]
@@ -93,6 +93,18 @@ def node_table(
     )
 
 
+def seen_at(record: Record, looked_at: Callable[[str], float]) -> float | None:
+    """When what is shown of a node was last true for certain; nothing if it never was on a host.
+
+    That is when its host was last looked at, or when an action or event last changed its state.
+    """
+    if record.type == "hv":
+        return looked_at(record.id) or None
+    if record.parent is None:
+        return None
+    return max(looked_at(record.parent), record.state_since) or None
+
+
 def shown_state(record: Record) -> str:
     """The state, its alarm, and whether an edit waits for the next start: ``running duplicate``."""
     words = [record.state]
@@ -104,8 +116,10 @@ def shown_state(record: Record) -> str:
 
 
 def is_pending(record: Record) -> bool:
-    """Whether the host has another definition of the node than the registry."""
-    return bool(record.parent and record.applied and record.applied != digest(record))
+    """Whether the guest is as an earlier definition was, until it is next started."""
+    if record.parent is None or not record.applied or record.state == State.MISSING:
+        return False
+    return record.applied != digest(record)
 
 
 def alarms(record: Record, view: View) -> Iterator[str]:
@@ -128,6 +142,8 @@ def as_dict(record: Record, view: View) -> dict[str, Any]:
         "type": record.type,
         "tenant": record.tenant,
         "state": record.state,
+        "alarm": record.alarm,
+        "intent": record.intent.action if record.intent is not None else None,
         "parent": view.name_of(record.parent),
         "tags": dict(record.tags),
         "keys": list(record.keys),

@@ -36,7 +36,7 @@ from vagoth.errors import (
     Taken,
     VagothError,
 )
-from vagoth.model import Holder, Intent, Put, Record, State
+from vagoth.model import Holder, Intent, Put, Record, State, guest_uuid_of
 from vagoth.registry.base import Registry
 from vagoth.scheduler import Job, Scheduler
 from vagoth.transaction import current, user_name
@@ -107,13 +107,15 @@ class Context:
         return self.view.get(node_id) or self.view.find(node_id)
 
     @asynccontextmanager
-    async def session(self, host_id: str) -> AsyncIterator[Session]:
+    async def session(self, host_id: str, *, waits: bool = True) -> AsyncIterator[Session]:
         """The host's session, within the bound on jobs for one host.
 
         A host that cannot be used is marked unreachable, and its error goes on.
+
+        :param waits: false for what only looks, or itself waits for long: it takes no place
         """
         host = hypervisor(self.record(host_id))
-        async with self.scheduler.slots([host_id]):
+        async with self.scheduler.slots([host_id] if waits else []):
             try:
                 session = await self.sessions.get(host)
                 await self.identify(session)
@@ -146,7 +148,7 @@ class Context:
 
         :raises HostUnreachable: no answer within the time that a host has to connect
         """
-        async with self.session(host_id) as session:
+        async with self.session(host_id, waits=False) as session:
             try:
                 async with asyncio.timeout(self.connect_timeout_s):
                     return await session.guest(uuid)
@@ -245,10 +247,10 @@ def hypervisors(view: View) -> list[Record]:
 
 def guest_uuid(record: Record) -> str:
     """The UUID by which hosts know the guest of a VM."""
-    for key in record.keys:
-        if key.startswith("uuid:"):
-            return key.removeprefix("uuid:")
-    raise InvalidInput("keys", list(record.keys), f"one that begins with uuid: for {record.name}")
+    uuid = guest_uuid_of(record)
+    if uuid is None:
+        raise InvalidInput("node", record.name, f"a VM, and {record.name} is a {record.type}")
+    return uuid
 
 
 def guest_spec(record: Record) -> GuestSpec:

@@ -102,6 +102,10 @@ async def _look(context: Context, record: Record) -> Look:
         error = trouble
     except VagothError as trouble:
         error = HostError(record.name, trouble.message, cure=trouble.cure)
+    except Exception as trouble:
+        # A driver's fault stays its host's.
+        log.exception("%s: its driver failed", record.name)
+        error = HostError(record.name, f"its driver failed: {type(trouble).__name__}: {trouble}")
     took_s = time.monotonic() - begun
     return Look(record.id, generation, time.time(), took_s, facts, guests, error)
 

@@ -9,12 +9,21 @@ from typing import Any, ClassVar
 
 from msgspec.structs import replace
 
-from vagoth.actions.base import Action, Context, Plan, Step, guest_uuid, landed
+from vagoth.actions.base import (
+    Action,
+    Context,
+    Plan,
+    Step,
+    commit_seen,
+    guest_uuid,
+    landed,
+)
 from vagoth.actions.observe import vm_state
 from vagoth.actions.recovery import settle, settle_despite_cancel
 from vagoth.allocator import Allocator
 from vagoth.drivers.base import Session
 from vagoth.errors import (
+    Claimed,
     HostError,
     InvalidInput,
     JobFailed,
@@ -22,7 +31,7 @@ from vagoth.errors import (
     StaleRevision,
     VagothError,
 )
-from vagoth.model import Record, State
+from vagoth.model import Record, State, guest_uuid_of
 from vagoth.scheduler import Job
 from vagoth.view import View
 
@@ -42,8 +51,9 @@ class MachineAction(Action):
             return await self._run_locked(context, job)
         except VagothError as error:
             # Hosts know guests by their UUIDs, people by their names.
-            if (record := context.view.get(self.node_id)) is not None and record.type == "vm":
-                error.say_instead(guest_uuid(record), record.name)
+            record = context.view.get(self.node_id)
+            if record is not None and (uuid := guest_uuid_of(record)) is not None:
+                error.say_instead(uuid, record.name)
             raise
 
     async def _run_locked(self, context: Context, job: Job) -> Any:
@@ -69,8 +79,7 @@ class MachineAction(Action):
     def record(self, view: View) -> Record:
         """The VM's record. :raises InvalidInput: the node is no VM."""
         record = view.get(self.node_id) or view.find(self.node_id)
-        if record.type != "vm":
-            raise InvalidInput("node", record.name, f"a VM, and {record.name} is a {record.type}")
+        guest_uuid(record)
         return record
 
 
@@ -83,7 +92,7 @@ class Attempt:
 
 @asynccontextmanager
 async def settling(context: Context, job: Job, node_id: str) -> AsyncIterator[Attempt]:
-    """What follows the writing of an intent: if it fails, find out what is true, then raise.
+    """What begins with the writing of an intent: if it fails, find out what is true, then raise.
 
     Where hosts do not answer, the intent stays and the state is ``unknown``.
     """
@@ -92,6 +101,8 @@ async def settling(context: Context, job: Job, node_id: str) -> AsyncIterator[At
         yield attempt
     except BaseException as error:
         record = context.record(node_id)
+        if record.intent is None:
+            raise
         if isinstance(error, HostError | JobFailed | InvalidInput) and not attempt.touched:
             await context.put(taken_back(record))
             raise
@@ -121,10 +132,36 @@ def taken_back(record: Record) -> Record:
 
 
 async def true_state(context: Context, session: Session, record: Record) -> Record:
-    """Write down what the host says of the VM now; the record is then at rest, without intent."""
+    """Write down what the host says of the VM now; the record is then at rest, without intent.
+
+    Where no intent of ours keeps others away, and they wrote of its state or place meanwhile,
+    theirs stands.
+    """
+    generation = context.view.generation
     guest = await session.guest(guest_uuid(record))
     state = vm_state(record.state, guest)
-    return await context.put(replace(record, state=state, intent=None))
+    if record.intent is not None:
+        return await context.put(replace(record, state=state, intent=None))
+
+    def find() -> list[Record]:
+        now = context.record(record.id)
+        is_newer = context.view.touched(record.id) > generation
+        return [] if is_newer or now.state == state else [replace(now, state=state)]
+
+    await commit_seen(context.registry, find)
+    return context.record(record.id)
+
+
+def refuse_alarmed(view: View, record: Record) -> None:
+    """Refuse what would have a VM run that was found on two hosts. :raises Claimed: it was."""
+    if record.alarm is None:
+        return
+    hosts = [view.name_of(id) or id for id in record.metadata.get("duplicate_on", ())]
+    raise Claimed(
+        f"{record.name} was found on {', '.join(hosts)} besides {view.name_of(record.parent)}",
+        holder=", ".join(hosts),
+        cure="stop it where it should not be, then poll",
+    )
 
 
 def placed(record: Record, verb: str) -> str:
@@ -167,20 +204,15 @@ class PowerAction(MachineAction):
                 await true_state(context, session, record)
             job.note(f"{record.name} is {self.becomes} already")
             return
-        record = await context.intend(
-            record,
-            self.verb,
-            args={"host": host_id, "state": before},
-            state=self.meanwhile or before,
-        )
-        async with (
-            settling(context, job, self.node_id) as attempt,
-            context.session(host_id) as session,
-        ):
-            attempt.touched = True
-            job.report(self.text)
-            await landed(self.call(session, guest_uuid(record)))
-            await true_state(context, session, replace(record, state=before))
+        args = {"host": host_id, "state": before}
+        async with settling(context, job, self.node_id) as attempt:
+            state = self.meanwhile or before
+            record = await context.intend(record, self.verb, args=args, state=state)
+            async with context.session(host_id) as session:
+                attempt.touched = True
+                job.report(self.text)
+                await landed(self.call(session, guest_uuid(record)))
+                await true_state(context, session, replace(record, state=before))
 
     @abstractmethod
     async def call(self, session: Session, uuid: str) -> None:
@@ -228,6 +260,10 @@ class Resume(PowerAction):
     text = "let the guest go on"
     becomes = State.RUNNING
 
+    def plan(self, view: View, allocator: Allocator) -> Plan:
+        refuse_alarmed(view, self.record(view))
+        return super().plan(view, allocator)
+
     async def call(self, session: Session, uuid: str) -> None:
         await session.resume(uuid)
 
@@ -262,18 +298,12 @@ class Shutdown(MachineAction):
             return
         grace_s = self.grace_s if self.grace_s is not None else context.shutdown_grace_s
         await context.ask(record.parent, guest_uuid(record))
-        record = await context.intend(
-            record,
-            self.verb,
-            args={"host": placed(record, self.verb), "state": record.state},
-            state=State.STOPPING,
-        )
-        async with (
-            settling(context, job, self.node_id) as attempt,
-            context.session(placed(record, self.verb)) as session,
-        ):
-            attempt.touched = True
-            job.report(f"waiting up to {grace_s:g} s for the guest to power off")
-            await session.shutdown(guest_uuid(record), grace_s=grace_s)
-            before = record.intent.args["state"] if record.intent else record.state
-            await true_state(context, session, replace(record, state=before))
+        args = {"host": record.parent, "state": record.state}
+        async with settling(context, job, self.node_id) as attempt:
+            record = await context.intend(record, self.verb, args=args, state=State.STOPPING)
+            # Waiting for a guest takes no place from those who have something to do.
+            async with context.session(args["host"], waits=False) as session:
+                attempt.touched = True
+                job.report(f"waiting up to {grace_s:g} s for the guest to power off")
+                await session.shutdown(guest_uuid(record), grace_s=grace_s)
+                await true_state(context, session, replace(record, state=args["state"]))

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from vagoth.drivers.base import Guest, HostFacts, Power
 from vagoth.errors import HostError
-from vagoth.model import Record, State
+from vagoth.model import Record, State, guest_uuid_of
 from vagoth.view import View
 
 DUPLICATE = "duplicate"
@@ -128,8 +128,8 @@ def host_down(view: View, host_id: str, error: HostError) -> Iterable[Record]:
     if host.state != State.UNREACHABLE or host.metadata.get("problem") != problem:
         metadata = {**host.metadata, "problem": problem}
         yield replace(host, state=State.UNREACHABLE, metadata=metadata)
-    for vm in view.select(type="vm", parent=host_id):
-        if vm.intent is None and vm.state != State.UNKNOWN:
+    for vm in view.children(host_id):
+        if guest_uuid_of(vm) is not None and vm.intent is None and vm.state != State.UNKNOWN:
             yield replace(vm, state=State.UNKNOWN)
 
 
@@ -173,8 +173,8 @@ def _vms_seen(view: View, looks: Sequence[Look]) -> Iterator[tuple[Record, bool]
 def _vm_seen(
     view: View, vm: Record, answered: Mapping[str, Look], where: Mapping[str, list[str]]
 ) -> tuple[Record, bool] | None:
-    uuid = next((key.removeprefix("uuid:") for key in vm.keys if key.startswith("uuid:")), None)
-    if vm.type != "vm" or uuid is None or vm.intent is not None:
+    uuid = guest_uuid_of(vm)
+    if uuid is None or vm.intent is not None:
         return None
     hosts = where.get(uuid, [])
     home = answered.get(vm.parent) if vm.parent is not None else None

@@ -16,13 +16,21 @@ from vagoth.actions.base import (
     together,
 )
 from vagoth.actions.look import look_at
-from vagoth.actions.machine import Attempt, MachineAction, placed, settling, true_state
+from vagoth.actions.machine import (
+    Attempt,
+    MachineAction,
+    placed,
+    refuse_alarmed,
+    settling,
+    true_state,
+)
 from vagoth.actions.observe import active
 from vagoth.allocator import Allocator, Placement, facts_of
 from vagoth.drivers.base import MigrationProgress, Power, Session
 from vagoth.errors import (
     Claimed,
     HostError,
+    HostUnreachable,
     InUse,
     InvalidInput,
     JobFailed,
@@ -52,6 +60,7 @@ class Define(MachineAction):
     def plan(self, view: View, allocator: Allocator) -> Plan:
         record = self.record(view)
         guest_spec(record)
+        refuse_alarmed(view, record)
         if record.parent is not None:
             self._check_elsewhere(view, record)
             steps = (self._define_step(view.name_of(record.parent)),)
@@ -85,10 +94,9 @@ class Define(MachineAction):
                 job.report("defining the guest")
                 await self._apply(context, session, record)
             return
-        record = await self.claim(context, job, record, state=record.state)
-        host_id = placed(record, self.verb)
         async with settling(context, job, self.node_id) as attempt:
-            async with context.session(host_id) as session:
+            record = await self.claim(context, job, record, state=record.state)
+            async with context.session(placed(record, self.verb)) as session:
                 await define(job, session, record, attempt)
             await context.put(
                 replace(record, state=State.DEFINED, intent=None, applied=digest(record))
@@ -167,17 +175,16 @@ class Start(Define):
         return Plan(self.verb, record.name, steps, changes, plan.notes)
 
     async def execute(self, context: Context, job: Job, record: Record) -> None:
-        if record.parent is not None:
-            host_id = record.parent
-            if await self._runs_already(context, job, record):
-                return
-            record = context.record(self.node_id)
-            args = {"host": host_id, "state": record.state}
-            record = await context.intend(record, self.verb, args=args, state=State.STARTING)
-        else:
-            record = await self.claim(context, job, record, state=State.STARTING)
-            host_id = placed(record, self.verb)
+        if record.parent is not None and await self._runs_already(context, job, record):
+            return
+        record = context.record(self.node_id)
         async with settling(context, job, self.node_id) as attempt:
+            if record.parent is None:
+                record = await self.claim(context, job, record, state=State.STARTING)
+            else:
+                args = {"host": record.parent, "state": record.state}
+                record = await context.intend(record, self.verb, args=args, state=State.STARTING)
+            host_id = placed(record, self.verb)
             await ask_others(context, job, record, host_id)
             async with context.session(host_id) as session:
                 await define(job, session, record, attempt)
@@ -236,14 +243,14 @@ class Undefine(MachineAction):
                 f"{record.name} runs on {host}", holder=host, cure=f"stop {record.name} first"
             )
         args = {"host": host_id, "state": record.state}
-        record = await context.intend(record, self.verb, args=args)
         async with settling(context, job, self.node_id) as attempt:
+            record = await context.intend(record, self.verb, args=args)
             async with context.session(host_id) as session:
                 job.report("making the host forget the guest")
                 attempt.touched = True
                 await landed(session.undefine(guest_uuid(record)))
             await context.put(
-                replace(record, parent=None, state=State.NEW, intent=None, applied="")
+                replace(record, parent=None, state=State.NEW, intent=None, applied="", alarm=None)
             )
 
 
@@ -261,6 +268,7 @@ class Migrate(MachineAction):
 
     def plan(self, view: View, allocator: Allocator) -> Plan:
         record = self.record(view)
+        refuse_alarmed(view, record)
         source = view.find(placed(record, self.verb))
         target = view.find(self.target)
         hypervisor(target)
@@ -298,8 +306,8 @@ class Migrate(MachineAction):
             raise JobFailed(f"{record.name} does not run on {source.host.name}")
         await context.ask(self.target, guest_uuid(record))
         args = {"host": source_id, "target": self.target, "state": record.state}
-        record = await context.intend(record, self.verb, args=args, state=State.MIGRATING)
         async with settling(context, job, self.node_id) as attempt:
+            record = await context.intend(record, self.verb, args=args, state=State.MIGRATING)
             await self._move(context, job, record, source_id, attempt)
 
     async def _move(
@@ -371,29 +379,19 @@ async def know_hosts(context: Context, job: Job, on: str | None) -> None:
 
 
 async def ask_others(context: Context, job: Job, record: Record, target_id: str) -> None:
-    """Ask the hosts that might have the guest, all at once; those without an answer are named.
+    """Ask all other hosts, at once, whether they have the guest; those without an answer are named.
 
-    These are its former hosts, and any that was not looked at since the claim. The claim is the
-    guard against other controllers; this one is against what was done behind its back.
+    The claim is the guard against other controllers; this one is against what was done behind
+    its back, at any time: a look, however fresh, is older than now.
 
     :raises Claimed: it runs on one of them
+    :raises HostUnreachable: its own host has lost it, and one that carried it before is silent
     """
     uuid = guest_uuid(record)
-    since = record.claimed_at or 0.0
-
-    asked = [
-        host.id
-        for host in hypervisors(context.view)
-        if host.id != target_id and (host.id in record.former or context.looks.of(host.id) < since)
-    ]
-    job.report(f"asking {len(asked)} other hosts whether it runs there")
-    answers = await together(
-        {host_id: context.ask(host_id, uuid) for host_id in asked}, within_s=GUARD_S
-    )
-    names = {host_id: context.view.name_of(host_id) or host_id for host_id in asked}
-    silent = [names[id] for id, said in answers.items() if isinstance(said, VagothError)]
-    if silent:
-        job.note(f"did not say whether they have it: {', '.join(silent)}")
+    names = {host.id: host.name for host in hypervisors(context.view) if host.id != target_id}
+    job.report(f"asking {len(names)} other hosts whether it runs there")
+    asked = {host_id: context.ask(host_id, uuid) for host_id in names}
+    answers = await together(asked, within_s=GUARD_S)
     for host_id, said in answers.items():
         if not isinstance(said, VagothError) and active(said):
             raise Claimed(
@@ -401,3 +399,15 @@ async def ask_others(context: Context, job: Job, record: Record, target_id: str)
                 holder=names[host_id],
                 cure=f"poll {names[host_id]} to follow it there",
             )
+    silent = [host_id for host_id, said in answers.items() if isinstance(said, VagothError)]
+    was_lost = record.intent is not None and record.intent.args.get("state") == State.MISSING
+    if was_lost and (suspects := [host_id for host_id in silent if host_id in record.former]):
+        raise HostUnreachable(
+            names[suspects[0]],
+            f"it carried {record.name} before, which its host has lost, and does not say whether"
+            " it runs there",
+            cure=f"bring it back, or undefine {record.name} if it is gone for good",
+        )
+    if silent:
+        shown = ", ".join(names[host_id] for host_id in silent)
+        job.note(f"did not say whether they have it: {shown}")

@@ -12,7 +12,7 @@ from vagoth.actions.base import Action, Context, Plan, Step
 from vagoth.actions.recovery import settle
 from vagoth.allocator import Allocator
 from vagoth.errors import InUse, StaleRevision
-from vagoth.model import Change, Delete, Put, Record
+from vagoth.model import Change, Delete, Put, Record, guest_uuid_of
 from vagoth.registry.rules import decide
 from vagoth.scheduler import Job
 from vagoth.view import View
@@ -100,7 +100,7 @@ class Remove(Action):
                 return
 
     def _changes(self, view: View, record: Record) -> tuple[list[Change], Mapping[str, str | None]]:
-        if record.parent is not None and record.type == "vm":
+        if record.parent is not None and guest_uuid_of(record) is not None:
             host = view.name_of(record.parent) or ""
             raise InUse(
                 f"{record.name} is placed on {host}",

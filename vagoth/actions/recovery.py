@@ -50,10 +50,14 @@ def resolve(record: Record, intent: Intent, there: Mapping[str, Guest | None]) -
     """
     args = intent.args
     before = args.get("state", State.STOPPED)
+    awake = [id for id, guest in there.items() if guest and guest.power is Power.RUNNING]
     running = [host_id for host_id, guest in there.items() if active(guest)]
     present = [host_id for host_id, guest in there.items() if guest is not None]
     if len(running) > 1:
-        return Truth(record.parent, State.RUNNING, alarm=DUPLICATE)
+        # A migration that died between its last steps leaves the source paused: what is awake
+        # is the guest. Nothing is mended silently, and the other must never be resumed.
+        home = awake[0] if len(awake) == 1 else record.parent
+        return Truth(home, State.RUNNING, alarm=DUPLICATE)
     if running:
         others = [host_id for host_id in present if host_id not in running]
         state = vm_state(before, there[running[0]])
@@ -86,7 +90,7 @@ async def settle(context: Context, node_id: str) -> Record:
         return record
     args = intent.args
     hosts = [record.parent, args.get("host"), args.get("target")]
-    asked = [id for id in dict.fromkeys(hosts) if id is not None and id in context.view]
+    asked = [id for id in dict.fromkeys(hosts) if id is not None]
     there, silent = await _ask_until_landed(context, record, intent, asked)
     if silent and not _told_enough(record, there):
         await context.put(replace(record, state=State.UNKNOWN))
@@ -164,7 +168,8 @@ async def _ask(
 
 def _told_enough(record: Record, there: Mapping[str, Guest | None]) -> bool:
     # A guest that runs where its claim is runs there, whatever a silent host may have half made.
-    return record.parent is not None and active(there.get(record.parent))
+    guest = there.get(record.parent) if record.parent is not None else None
+    return guest is not None and guest.power is Power.RUNNING
 
 
 async def _clear_away(

@@ -46,6 +46,8 @@ class Node:
     initial_state: ClassVar[str] = State.NEW
     #: Whether actions and the monitor write its state; if not, ``set(state=…)`` does.
     is_driven: ClassVar[bool] = False
+    #: Whether its parent is claimed by actions; if not, ``set(parent=…)`` sets it.
+    claims_parent: ClassVar[bool] = False
     #: Its verbs. Each is called with the node's id and what the verb was given.
     actions: ClassVar[Mapping[str, Callable[..., Action]]] = {"delete": Remove}
 
@@ -255,7 +257,7 @@ class Node:
             raise InvalidInput(
                 "state", given["state"], "left out: the state of this type is seen on hosts"
             )
-        if given.get("parent") is not None and self.type == "vm":
+        if given.get("parent") is not None and self.claims_parent:
             raise InvalidInput(
                 "parent", given["parent"], "left out: define and start claim a host for a VM"
             )
@@ -273,6 +275,21 @@ class Node:
 
     def _repr_html_(self) -> str:
         return NodeList(self._cluster, [self])._repr_html_()
+
+
+class UnusableNode(Node):
+    """A node whose type is known and cannot be used: its class fails. To be read, not changed."""
+
+    is_driven = True
+    claims_parent = True
+
+    def __init__(self, cluster: Cluster, record: Record, trouble: InvalidInput) -> None:
+        super().__init__(cluster, record)
+        self._trouble = trouble
+
+    def action(self, verb: str, **arguments: Any) -> Action:
+        """:raises InvalidInput: always, saying what is wrong with the type."""
+        raise self._trouble
 
 
 def changed(record: Record, given: Mapping[str, Any], cls: type[Node], cluster: Cluster) -> Record:

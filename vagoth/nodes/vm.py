@@ -36,6 +36,7 @@ class VM(Node):
     type = "vm"
     Definition = VMDefinition
     is_driven = True
+    claims_parent = True
     actions: ClassVar[Mapping[str, Callable[..., Action]]] = {
         **Node.actions,
         "define": Define,

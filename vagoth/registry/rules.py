@@ -205,6 +205,13 @@ def _check_unused(view: View, gone: Record, current: _Current) -> None:
                 holder=record.name,
                 cure=f"undefine or migrate {record.name} first",
             )
+    for record in still(view.with_intent()):
+        if record.intent is not None and gone.id in record.intent.args.values():
+            raise InUse(
+                f"{record.intent.action} of {record.name} needs {gone.name}, and is not over",
+                holder=record.name,
+                cure=f"let it end; if its process has died, poll {gone.name}",
+            )
     for record in still(view.linking(gone.id)):
         for link, targets in record.links.items():
             if gone.id in targets:

@@ -85,7 +85,7 @@ class Shell:
             key_bindings=completer.bindings(),
             complete_while_typing=True,
             auto_suggest=AutoSuggestFromHistory(),
-            history=_history(),
+            history=_history(cluster.config.state_dir),
             bottom_toolbar=self._toolbar,
             reserve_space_for_menu=6,
             style=_STYLE,
@@ -260,11 +260,12 @@ class _interrupting:
             self._output.complain("finding out what is true; a few seconds at most")
 
 
-def _history() -> History:
-    """The lines typed, kept for this user alone; for this session if they cannot be kept."""
-    import platformdirs
+def _history(folder: Path) -> History:
+    """The lines typed, kept for this user and this store; for this session if they cannot be.
 
-    path = platformdirs.user_state_path("vagoth") / "history"
+    What was played with in one cluster must not come up as a suggestion in another.
+    """
+    path = folder / "history"
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))

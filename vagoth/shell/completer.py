@@ -12,6 +12,7 @@ from prompt_toolkit.completion import (
     get_common_complete_suffix,
 )
 from prompt_toolkit.document import Document
+from prompt_toolkit.filters import completion_is_selected
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 from vagoth.shell.completion import Suggestion, World, complete
@@ -48,6 +49,11 @@ class LineCompleter(Completer):
         @bindings.add("tab")
         def tab(event: KeyPressEvent) -> None:
             self.tab(event.current_buffer)
+
+        # What is chosen from the menu is typed, not run: `stop` must not follow from a menu.
+        @bindings.add("enter", filter=completion_is_selected)
+        def enter(event: KeyPressEvent) -> None:
+            event.current_buffer.complete_state = None
 
         return bindings
 

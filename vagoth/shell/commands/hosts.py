@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from vagoth.drivers.base import Check
+from vagoth.model import Commit
+from vagoth.shell.commits import is_life, told_of
 from vagoth.shell.context import Failure, Result, ShellContext
 from vagoth.shell.grammar import Host, command
-from vagoth.tables import Column, Look, Table
+from vagoth.tables import Column, Look, Table, alarms
+from vagoth.view import View
 
 if TYPE_CHECKING:
     from vagoth.monitor import HostReport
@@ -38,12 +41,34 @@ async def poll(ctx: ShellContext, *hosts: Annotated[str, Host(globs=True)]) -> R
     :param hosts: the hosts; all of them if none is named
     """
     ctx.refuse_dry_run("poll writes down what it sees")
-    reports = await ctx.cluster.poll(_hosts(ctx, hosts))
+    commits: list[Commit] = []
+    stop = ctx.cluster.registry.listen(commits.append)
+    try:
+        reports = await ctx.cluster.poll(_hosts(ctx, hosts))
+    finally:
+        stop()
     failures = [Failure(report.host.name, report.error) for report in reports if report.error]
-    return Result(_poll_table(reports), failures=failures)
+    found = list(_found(commits, reports, ctx.cluster.view))
+    return Result(_poll_table(reports, found), failures=failures)
 
 
-def _poll_table(reports: Sequence[HostReport]) -> Table:
+def _found(commits: Sequence[Commit], reports: Sequence[HostReport], view: View) -> Iterator[str]:
+    """What a poll found: what it wrote of nodes, guests that are not ours, alarms that stand."""
+    for commit in commits:
+        for change in commit.changes:
+            if is_life(change):
+                told = "; ".join(told_of(change, view, only_life=True))
+                yield f"{change.record.name}: {told}"
+    for report in reports:
+        if report.strangers:
+            names = ", ".join(sorted(guest.name for guest in report.strangers))
+            yield f"{report.host.name}: not ours: {names}"
+    for record in view.select(type="vm", where=lambda record: record.alarm is not None):
+        for alarm in alarms(record, view):
+            yield f"{record.name}: {alarm}"
+
+
+def _poll_table(reports: Sequence[HostReport], found: Sequence[str]) -> Table:
     columns = (
         Column("host", "HOST", Look.NAME),
         Column("state", "STATE", Look.STATE),
@@ -75,7 +100,7 @@ def _poll_table(reports: Sequence[HostReport]) -> Table:
         }
         for report in reports
     ]
-    notes = [] if reports else [_NO_HOSTS]
+    notes = found if reports else [_NO_HOSTS]
     return Table("", columns, rows, records=records, notes=notes)
 
 

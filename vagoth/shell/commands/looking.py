@@ -170,7 +170,7 @@ def _fields(ctx: ShellContext, record: Record) -> Iterator[tuple[str, Any]]:
     for alarm in alarms(record, view):
         yield "note", alarm
     if is_pending(record):
-        yield "pending", "its host has another definition; the next define or start brings this one"
+        yield "pending", "it is as it was defined before, until it is stopped and started"
     yield "tenant", record.tenant
     yield "parent", view.name_of(record.parent)
     yield "children", [child.name for child in view.children(record.id)]
