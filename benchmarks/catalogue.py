@@ -42,5 +42,8 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     for each in (
         Benchmark("list", "a table of nodes, from a cold start", "benchmarks.listing"),
         Benchmark("poll", "the state of all guests on all hosts", "benchmarks.polling"),
+        Benchmark("store", "one durable change of one node", "benchmarks.store"),
+        Benchmark("store-lookup", "a node by id, by name and by key", "benchmarks.store_lookup"),
+        Benchmark("store-open", "from a path to a store to ask", "benchmarks.store_open"),
     )
 }

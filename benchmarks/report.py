@@ -63,7 +63,8 @@ def _title(report: Report) -> str:
 
 
 def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:.0f}" if seconds >= 0.1 else f"{seconds * 1000:.1f}"
+    places = 0 if seconds >= 0.1 else 1 if seconds >= 0.001 else 2 if seconds >= 0.0001 else 4
+    return f"{seconds * 1000:.{places}f}"
 
 
 def _ratio(ratio: Spread) -> str:
@@ -71,7 +72,9 @@ def _ratio(ratio: Spread) -> str:
 
 
 def _short(number: float) -> str:
-    """Three digits that say something, at most."""
+    """Three digits that say something, at most; what is very small as a fraction."""
+    if 0 < number < 0.01:
+        return f"1/{1 / number:,.0f}"
     places = 0 if number >= 100 else 1 if number >= 10 else 2 if number >= 0.1 else 3
     return f"{number:.{places}f}"
 

@@ -123,11 +123,11 @@ async def test_the_store_has_the_nodes_that_were_asked_for(tmp_path: Path) -> No
 
 
 def test_every_benchmark_is_registered_and_run_by_default() -> None:
-    assert {*BENCHMARKS} == {"list", "poll"}
+    assert {*BENCHMARKS} == {"list", "poll", "store", "store-lookup", "store-open"}
     assert all(name == benchmark.name for name, benchmark in BENCHMARKS.items())
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", ["list", "poll"])
 async def test_without_a_lab_what_needs_it_is_named_with_the_reason(
     name: str, setting: Setting
 ) -> None:
@@ -137,6 +137,22 @@ async def test_without_a_lab_what_needs_it_is_named_with_the_reason(
         assert not taking_part & {*entrants.left_out}
         report = Report(BENCHMARKS[name], None, entrants.left_out)
         assert all(f"left out: {each} ({NO_LAB})" in text(report) for each in entrants.left_out)
+
+
+async def test_the_store_is_measured_beside_its_peers_at_each_size(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.store.SIZES", (60, 120))
+    for name, peers in (("store", 5), ("store-lookup", 4), ("store-open", 5)):
+        async with BENCHMARKS[name].prepare(setting) as entrants:
+            assert not entrants.left_out
+            assert len(entrants.contenders) == peers * 2
+            assert [each.name for each in entrants.contenders if each.is_ours] == ["vagoth 120"]
+            for contender in entrants.contenders:
+                assert await contender.run() > 0
+        if name == "store":
+            assert "of 100 times" in entrants.setting
+    assert "bytes each on disk" in entrants.setting
 
 
 def test_a_report_shows_each_ratio_and_keeps_each_time() -> None:
