@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
+from contextvars import copy_context
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -131,7 +132,7 @@ class Clock:
         return self.start + self._offsets[self._asked % len(self._offsets)]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(transactions, st.lists(st.integers(0, 20), min_size=1, max_size=20))
 def test_any_moment_is_as_it_was_and_the_last_transaction_can_be_taken_back_and_done_again(
     story: list[list[Change]], offsets: list[int]
@@ -336,6 +337,9 @@ async def test_history_is_read_only_as_far_as_needed() -> None:
         )
         for number in range(9)
     ]
+    # Position 7: the last commit came after the records were taken, and is passed over.
+    other = Record(id="b", name="b")
+    made[-1] = replace(made[-1], changes=(RecordChange(other, None),))
     read: list[str] = []
 
     async def backwards() -> AsyncIterator[Commit]:
@@ -343,7 +347,6 @@ async def test_history_is_read_only_as_far_as_needed() -> None:
             read.append(commit.position)
             yield commit
 
-    # Position 7: the last commit came after the records were taken, and is passed over.
     past = await rewound([record], "7", backwards(), Moment.of(5.5, now=9.0))
     assert read == ["8", "7", "6", "5"]
     assert [found.tenant for found in past] == ["5"]
@@ -418,6 +421,10 @@ async def test_of_several_deleted_nodes_of_one_name_the_ids_are_named(cluster: C
         await commits(cluster.history(node="web1"))
     assert all(node_id in str(caught.value) for node_id in ids)
     assert len(await commits(cluster.history(node=ids[0]))) == 2
+    await cluster.undo(await newest(cluster))
+    await cluster[ids[1]].set(name="back")
+    # What was brought back is no deleted node any more.
+    assert len(await commits(cluster.history(node="web1"))) == 2
     living = await cluster.new("web1", definition=LINUX)
     [made] = await commits(cluster.history(node="web1"))
     assert made.changes[0].record.id == living.id
@@ -449,6 +456,16 @@ async def test_undo_of_a_delete_brings_the_node_back_with_all_it_had(cluster: Cl
     # Hosts that had it once are still asked before it is started.
     assert web.record.former
     await web.start()
+
+
+async def test_alarms_of_a_deleted_node_do_not_come_back_with_it(cluster: Cluster) -> None:
+    web = await cluster.new("web1", definition=LINUX)
+    noted = {"duplicate_on": ["hv1"], "rack": "b4"}
+    alarmed = replace(web.record, alarm="duplicate", applied="0123", metadata=noted)
+    await cluster.registry.commit([Put(alarmed)], expect={web.id: web.record.revision})
+    await web.delete()
+    await cluster.undo(await newest(cluster))
+    assert (web.alarm, web.record.applied, web.metadata) == (None, "", {"rack": "b4"})
 
 
 async def test_undo_of_a_new_node_removes_it_and_redo_brings_it_back(cluster: Cluster) -> None:
@@ -692,6 +709,32 @@ async def test_others_in_between_are_told_from_the_transaction_itself(cluster: C
     assert "tags.b" in told
     assert other.id in told
     assert "tags.a" not in told
+
+
+async def test_what_others_did_while_a_transaction_went_on_is_told_from_it(
+    cluster: Cluster,
+) -> None:
+    web = await cluster.new("web1", definition=LINUX, tags={"a": "0", "b": "0", "c": "0"})
+    outside = copy_context()
+
+    async def others(**tags: str) -> str:
+        async with cluster.transaction() as other:
+            await web.set(tags=tags)
+        return other.id
+
+    async with cluster.transaction() as beside:
+        await web.set(tags={"a": "1", "b": "1"})
+        await asyncio.create_task(others(c="other"), context=outside)
+        await web.set(tags={"a": "2"})
+    await cluster.undo(beside.id)
+    assert web.tags == {"a": "0", "b": "0", "c": "other"}
+    async with cluster.transaction() as across:
+        await web.set(tags={"b": "1"})
+        other = await asyncio.create_task(others(b="other"), context=outside)
+        await web.set(tags={"b": "2"})
+    told = await refused(cluster, across.id)
+    assert "tags.b" in told
+    assert other in told
 
 
 async def test_a_transaction_is_not_taken_back_inside_itself(cluster: Cluster) -> None:
