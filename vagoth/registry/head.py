@@ -12,9 +12,10 @@ from contextlib import asynccontextmanager
 from vagoth.errors import InvalidInput, RegistryError, WatchGap
 from vagoth.model import Commit, RecordChange
 from vagoth.registry.files import trouble
+from vagoth.registry.garbage import no_garbage
 from vagoth.registry.lines import Entry, Line, Mark
 from vagoth.registry.store import Pruned, Store, apply
-from vagoth.registry.threads import Threads, no_garbage, settled
+from vagoth.registry.threads import Threads, settled
 from vagoth.view import View
 
 log = logging.getLogger(__name__)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -113,18 +112,3 @@ async def settled(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
         except BaseException:
             break  # its own, which is in the future
     return cancelled
-
-
-@contextmanager
-def no_garbage() -> Iterator[None]:
-    """Hold off the search for cycles, which records have not.
-
-    Looking for them takes three times as long as reading the records.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from vagoth.errors import InvalidInput, RegistryError
 from vagoth.model import Change, Commit, Holder
+from vagoth.registry import garbage
 from vagoth.registry.base import Registry
 from vagoth.registry.folder import Folder
 from vagoth.registry.head import Head
@@ -94,6 +95,7 @@ class TinyDBRegistry(Registry):
             self._threads.close()
             raise
         self._is_open = True
+        self._is_at_rest = garbage.rest(len(self.view))
         self._follower = asyncio.create_task(self._head.follow(), name="vagoth-registry-follow")
 
     async def close(self) -> None:
@@ -113,6 +115,8 @@ class TinyDBRegistry(Registry):
             self._end_watches(self._head.failure)
             self._threads.close()
             self._store.close()
+            if self._is_at_rest:
+                garbage.wake()
         for cancelled in filter(None, interrupted):
             raise cancelled
 
