@@ -24,9 +24,10 @@ import tinydb
 from tinydb import where
 
 from tests.registry.conformance import NEVER_S, following, names, node, put, revisions, until
+from vagoth.actions.base import commit_seen
 from vagoth.errors import Busy, InvalidInput, OutcomeUnknown, RegistryError, StaleRevision, WatchGap
 from vagoth.model import Commit, Delete, Put, Record
-from vagoth.registry import folder, head
+from vagoth.registry import folder, head, rules
 from vagoth.registry.lines import Line, LineChange, Mark, seal
 from vagoth.registry.store import Store
 from vagoth.registry.storefile import StoreFile
@@ -863,6 +864,32 @@ def test_a_loop_that_ends_leaves_commits_settled(path: Path) -> None:
 async def once(path: Path) -> None:
     async with TinyDBRegistry(path) as registry:
         await put(registry, node("after"))
+
+
+async def test_thousands_of_changes_that_a_poll_found_are_one_commit(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decided_by = []
+    real = rules.decide
+
+    def decide(*args: object, **settings: object) -> object:
+        decided_by.append(threading.current_thread())
+        return real(*args, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rules, "decide", decide)
+    nodes = [node(f"n{number}", keys=(f"ip:{number}",)) for number in range(5000)]
+    async with TinyDBRegistry(path) as registry:
+        await registry.commit([Put(each) for each in nodes], expect={n.id: None for n in nodes})
+
+        def found() -> list[Record]:
+            seen = [msgspec.structs.replace(each, state="running") for each in registry.view]
+            return [each for each in seen if each != registry.view.get(each.id)]
+
+        assert await commit_seen(registry, found) == 5000
+        assert await commit_seen(registry, found) == 0
+        assert len(registry.view.select(state="running")) == 5000
+        assert len([commit async for commit in registry.history()]) == 2
+    assert threading.main_thread() not in decided_by
 
 
 async def test_a_crowd_of_updates_in_two_clients_folds_in_between(

@@ -18,6 +18,7 @@ from vagoth.registry.lines import Line, LineChange, Mark
 from vagoth.registry.threads import settled
 
 _AT_ONCE = 100
+_ON_LOOP = 100  # changes; more are decided on another thread
 
 _Outcome = Commit | VagothError | None
 
@@ -115,7 +116,11 @@ class Writer:
 
     async def _write_together(self, batch: Sequence[_Wanted]) -> list[_Outcome]:
         lines: list[Line] = []
-        decisions = self._decide(batch, lines)
+        if sum(len(wanted.changes) for wanted in batch) > _ON_LOOP:
+            # Nobody else writes meanwhile: the view that it reads stays as it is.
+            decisions = await self._head.threads.run(self._decide, batch, lines)
+        else:
+            decisions = self._decide(batch, lines)
         marks = await self._append(lines) if lines else []
         written = zip(lines, marks, strict=True)
         outcomes: list[_Outcome] = []
