@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.registry.conformance import changed, outcome, put
 from vagoth.errors import InUse, InvalidInput, StaleRevision, Taken, VagothError
 from vagoth.model import Commit, Delete, Put, Record
+from vagoth.registry.survey import survey
 from vagoth.registry.tinydb import TinyDBRegistry
 
 CLIENTS = 3
@@ -81,6 +82,7 @@ class Clients(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.plain = Plain()
         self.commits: list[Commit] = []
+        self.pruned = 0  # of those
         self.clients = [self.opened() for _ in range(CLIENTS)]
         self.watch = self.clients[0].watch()
 
@@ -186,6 +188,16 @@ class Clients(RuleBasedStateMachine):
         self.runner.run(self.clients[client].close())
         self.clients[client] = self.opened()
 
+    @rule(client=who)
+    def compact(self, client: int) -> None:
+        self.runner.run(self.clients[client].compact())
+
+    @rule(client=who)
+    def prune(self, client: int) -> None:
+        done = self.runner.run(self.clients[client].prune(float("inf")))
+        assert done.commits == len(self.commits) - self.pruned
+        self.pruned = len(self.commits)
+
     @rule()
     def crash(self) -> None:
         """What a copy of the files holds at any time is everything."""
@@ -193,6 +205,8 @@ class Clients(RuleBasedStateMachine):
         for file in (self.path, self.path.with_name("store.json.journal")):
             if file.exists():
                 shutil.copy(file, copy)
+        if self.plain.nodes or self.commits:
+            assert survey(copy / "store.json").findings == []
         registry = TinyDBRegistry(copy / "store.json")
         self.runner.run(registry.open())
         assert {found.id: shape(found) for found in registry.view} == self.plain.nodes
@@ -216,7 +230,7 @@ class Clients(RuleBasedStateMachine):
         async def seen() -> list[Commit]:
             await self.clients[0].refresh()
             past = [commit async for commit in self.clients[1].history()]
-            assert [*reversed(past)] == self.commits
+            assert [*reversed(past)] == self.commits[self.pruned :]
             return [await anext(self.watch) for _ in self.commits]
 
         try:
