@@ -170,6 +170,9 @@ async def test_a_cut_off_store_file_is_made_whole_by_its_journal(
         path.write_bytes(data[:size])
         [problem] = told(path)
         assert "not JSON" in problem
+        assert re.search(r"byte \d+", problem)
+        with pytest.raises(RegistryError, match=rf"{re.escape(str(path))}.* byte \d+"):
+            await names_in(path)
         done = saved(path, tmp_path / f"saved{number}.json")
         assert (done.nodes, done.lost) == (4, ())
         assert await names_in(tmp_path / f"saved{number}.json") == before

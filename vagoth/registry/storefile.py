@@ -222,7 +222,9 @@ class StoreFile(Storage):
                 f"it is JSON, and not with our two tables alone: {error}"
             ) from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise self._refused(f"it is not JSON ({error})") from error
+            # Of what is cut off msgspec does not say where.
+            place = "" if "byte" in str(error) else f", at byte {len(data)}, its end"
+            raise self._refused(f"it is not JSON ({error}{place})") from error
         return Content(self._meta(tables.vagoth), bytes(tables.nodes), found)
 
     def tail(self) -> tuple[Meta, Stamp] | None:
