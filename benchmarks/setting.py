@@ -74,7 +74,7 @@ class Setting:
         return [f"qemu+ssh://{host.name}/system?command={wrapper}" for host in lab.hosts]
 
 
-VAGOTH_MODULE = "vagoth.shell.main"
+VAGOTH_MODULE = "vagoth"
 
 
 async def full_store(path: Path, nodes: int) -> None:

@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 import vagoth
 from vagoth import errors
 
 
 def test_all_names_every_public_name_and_no_other() -> None:
-    public = {name for name in vars(vagoth) if not name.startswith("_")}
-    modules = {name for name in public if type(getattr(vagoth, name)).__name__ == "module"}
-    imported_for_types = {"TYPE_CHECKING", "annotations"}
-    assert public - modules - imported_for_types == set(vagoth.__all__) - {"__version__"}
+    offered = {name for names in vagoth._HOMES.values() for name in names}
+    assert offered == set(vagoth.__all__) - {"__version__", "load_ipython_extension"}
     assert list(vagoth.__all__) == sorted(set(vagoth.__all__), key=_isort_key)
+    for module, names in vagoth._HOMES.items():
+        for name in names:
+            assert getattr(vagoth, name) is getattr(importlib.import_module(module), name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        vagoth.nothing  # noqa: B018 - it is the look-up that is tested
+
+
+def test_type_checkers_see_the_names_where_they_really_are() -> None:
+    assert vagoth.__file__ is not None
+    tree = ast.parse(Path(vagoth.__file__).read_text())
+    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {
+        alias.name: node.module
+        for node in block.body
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("vagoth")
+        for alias in node.names
+    }
+    assert seen == vagoth._MODULES
 
 
 def _isort_key(name: str) -> tuple[int, str]:
@@ -45,10 +66,17 @@ def _is_error(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, errors.VagothError)
 
 
+def test_importing_an_error_imports_no_cluster() -> None:
+    script = "import sys, vagoth.errors; print('asyncio' in sys.modules, 'msgspec' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "False False", done.stderr
+
+
 def test_importing_the_sdk_leaves_heavy_parts_alone() -> None:
     script = (
-        "import sys, vagoth; heavy = {'asyncssh', 'libvirt', 'lxml', 'rich', 'prompt_toolkit',"
-        " 'IPython', 'cyclopts', 'pandas'}; print(sorted(heavy & set(sys.modules)))"
+        "import sys, vagoth; vagoth.connect; heavy = {'asyncssh', 'libvirt', 'lxml', 'rich',"
+        " 'prompt_toolkit', 'IPython', 'cyclopts', 'pandas'};"
+        " print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr

@@ -247,16 +247,13 @@ async def test_a_controller_killed_half_way_leaves_what_the_next_verb_finishes(
 
 RUNNER = """
 import contextlib, io, json, sys
-from vagoth.shell.main import main
+from vagoth.shell.main import command_line
 
 for line in sys.stdin:
-    output, errors, code = io.StringIO(), io.StringIO(), None
+    output, errors = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-        try:
-            main(json.loads(line))
-        except SystemExit as ended:
-            code = ended.code
-    print(json.dumps([code, output.getvalue(), errors.getvalue()]), flush=True)
+        ended = command_line(json.loads(line))
+    print(json.dumps([ended.code, output.getvalue(), errors.getvalue()]), flush=True)
 """
 
 

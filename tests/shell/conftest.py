@@ -33,7 +33,7 @@ def say(cluster: vagoth.Cluster) -> Say:
 
 def command(*arguments: str) -> Sequence[str]:
     """How the command line is started as a process."""
-    return [sys.executable, "-m", "vagoth.shell.main", *arguments]
+    return [sys.executable, "-m", "vagoth", *arguments]
 
 
 @pytest.fixture

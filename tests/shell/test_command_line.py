@@ -357,13 +357,13 @@ def test_monitor_logs_with_source_and_is_ended_by_sigterm(furnished: Program, st
     ) as process:
         wait_for(process, "following the hosts")
         assert furnished("stop", "web1").returncode == 0
-        seen = wait_for(process, "running → stopped")
+        seen = wait_for(process, "→ stopped")
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0
     assert out == ""
     assert "Traceback" not in seen + err
-    [line] = [line for line in seen.splitlines() if "running → stopped" in line]
+    [line] = [line for line in seen.splitlines() if "→ stopped" in line]
     assert "web1" in line
     assert "stop web1" in line
 

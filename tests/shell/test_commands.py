@@ -38,6 +38,8 @@ INFO = {
     "type",
     "tenant",
     "state",
+    "alarm",
+    "intent",
     "parent",
     "tags",
     "keys",
@@ -442,10 +444,24 @@ async def test_check_tells_what_fails_and_its_cure(say: Say, cluster: vagoth.Clu
     assert all(row["cure"] for row in failed)
 
 
+async def waits(cluster: vagoth.Cluster) -> bool:
+    """Whether a job waits for a guest, after a moment."""
+    await asyncio.sleep(0.01)
+    return any(job.step.startswith("waiting") for job in cluster.scheduler.active())
+
+
 async def test_a_lost_answer_is_an_unknown_outcome(say: Say, cluster: vagoth.Cluster) -> None:
     await furnish(say)
-    outside(cluster, "hv1").set_fault(drop=1.0)
-    result = await say("stop web1")
+    host = outside(cluster, "hv1")
+    host.deafen()
+    task = asyncio.ensure_future(say("shutdown web1"))
+    async with asyncio.timeout(10):
+        # A job tells nobody of its steps.
+        while not await waits(cluster):
+            pass
+    host.set_fault(refuse=1.0)
+    host.drop()
+    result = await task
     assert result.code == OutcomeUnknown.exit_code
     [row] = rows(result)
     assert row["outcome"] == "unknown"

@@ -162,7 +162,7 @@ def test_what_others_do_appears_above_the_prompt(
 ) -> None:
     typist.keys("info da")
     assert program("stop", "web1").returncode == 0
-    typist.reads("web1  running → stopped", "stop web1", "vagoth> info da")
+    typist.reads("web1  stopping → stopped", "stop web1", "vagoth> info da")
     typist.keys("tabase\r")
     typist.reads("FIELD", "database")
     typist.reads("1 stopped")
@@ -189,7 +189,7 @@ def test_history_is_kept_for_this_user_alone(
     typist.reads("vagoth>")
     typist.line("exit")
     assert typist.left() == 0
-    history = own_folders / "state" / "vagoth" / "history"
+    [history] = (own_folders / "state" / "vagoth").glob("stores/*/history")
     assert stat.S_IMODE(history.stat().st_mode) == 0o600
     assert "list web1" in history.read_text()
     assert "hidden" not in history.read_text()

@@ -102,7 +102,7 @@ def take_options(words: Sequence[str], given: Options = NO_OPTIONS) -> tuple[Opt
 
 def _read(option: GlobalOption, value: str) -> str | int | float:
     if option.takes == "N":
-        if not value.isascii() or not value.isdecimal():
+        if not value.isascii() or not value.isdecimal() or len(value) > 6:
             raise InvalidInput(option.flag, value, "a number of hosts")
         return int(value)
     if option.takes == "SECONDS":

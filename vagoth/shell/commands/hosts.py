@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from vagoth.drivers.base import Check
@@ -48,33 +48,34 @@ async def poll(ctx: ShellContext, *hosts: Annotated[str, Host(globs=True)]) -> R
     finally:
         stop()
     failures = [Failure(report.host.name, report.error) for report in reports if report.error]
-    found = list(_found(commits, reports, ctx.cluster.view))
+    found = {report.host.id: list(_found(commits, report, ctx.cluster.view)) for report in reports}
     return Result(_poll_table(reports, found), failures=failures)
 
 
-def _found(commits: Sequence[Commit], reports: Sequence[HostReport], view: View) -> Iterator[str]:
-    """What a poll found: what it wrote of nodes, guests that are not ours, alarms that stand."""
+def _found(commits: Sequence[Commit], report: HostReport, view: View) -> Iterator[str]:
+    """What a poll found at one host: what changed there, alarms, guests that are not ours."""
+    host_id = report.host.id
     for commit in commits:
         for change in commit.changes:
-            if is_life(change):
+            sides = (change.before, change.after)
+            if is_life(change) and any(side and side.parent == host_id for side in sides):
                 told = "; ".join(told_of(change, view, only_life=True))
                 yield f"{change.record.name}: {told}"
-    for report in reports:
-        if report.strangers:
-            names = ", ".join(sorted(guest.name for guest in report.strangers))
-            yield f"{report.host.name}: not ours: {names}"
-    for record in view.select(type="vm", where=lambda record: record.alarm is not None):
-        for alarm in alarms(record, view):
-            yield f"{record.name}: {alarm}"
+    for record in view.children(host_id):
+        if record.alarm is not None:
+            yield from (f"{record.name}: {alarm}" for alarm in alarms(record, view))
+    if report.strangers:
+        yield "not ours: " + ", ".join(sorted(guest.name for guest in report.strangers))
 
 
-def _poll_table(reports: Sequence[HostReport], found: Sequence[str]) -> Table:
+def _poll_table(reports: Sequence[HostReport], found: Mapping[str, Sequence[str]]) -> Table:
     columns = (
         Column("host", "HOST", Look.NAME),
         Column("state", "STATE", Look.STATE),
         Column("guests", "GUESTS", Look.NUMBER),
         Column("strangers", "NOT OURS", Look.NUMBER, weight=1),
         Column("took", "TOOK", weight=2),
+        Column("found", "FOUND"),
     )
     rows = [
         (
@@ -83,6 +84,7 @@ def _poll_table(reports: Sequence[HostReport], found: Sequence[str]) -> Table:
             report.guests if report.error is None else None,
             len(report.strangers) if report.error is None else None,
             f"{report.took_s:.2f}s",
+            "; ".join(found[report.host.id]) or None,
         )
         for report in reports
     ]
@@ -96,12 +98,15 @@ def _poll_table(reports: Sequence[HostReport], found: Sequence[str]) -> Table:
                 for guest in report.strangers
             ],
             "took_s": round(report.took_s, 3),
+            "found": list(found[report.host.id]),
             "error": str(report.error) if report.error is not None else None,
         }
         for report in reports
     ]
-    notes = found if reports else [_NO_HOSTS]
-    return Table("", columns, rows, records=records, notes=notes)
+    notes = [] if reports else [_NO_HOSTS]
+    kept = len(columns) if any(found.values()) else len(columns) - 1
+    shown = [row[:kept] for row in rows]
+    return Table("", columns[:kept], shown, records=records, notes=notes)
 
 
 @command("check")
