@@ -196,8 +196,8 @@ def _change(field: str, before: Any, after: Any) -> str:
 
 
 def _said(value: Any) -> str:
-    if value is None or value == "" or value == []:
+    if value is None or value in ("", [], ()):
         return "nothing"
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return " ".join(map(_said, value))
     return shlex.quote(str(value)) if isinstance(value, str) else str(value)
