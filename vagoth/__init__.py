@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         VagothError,
         WatchGap,
     )
+    from vagoth.history import Snapshot
     from vagoth.model import Commit, Holder, Intent, Record, RecordChange, State
     from vagoth.monitor import HostReport, Monitor
     from vagoth.nodes.base import Node, NodeList
@@ -143,6 +144,7 @@ __all__ = [
     "Service",
     "Session",
     "ShutdownTimeout",
+    "Snapshot",
     "Spread",
     "StaleRevision",
     "State",
@@ -224,6 +226,7 @@ _HOMES = {
         "VagothError",
         "WatchGap",
     ),
+    "vagoth.history": ("Snapshot",),
     "vagoth.model": (
         "Commit",
         "Holder",
