@@ -1089,3 +1089,23 @@ def mounted(mount: Path, *arguments: str) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "--lazy", str(mount)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
+async def test_root_does_not_lock_the_owner_out(path: Path) -> None:
+    async with TinyDBRegistry(path) as registry:
+        await registry.commit([Put(Record(id="a", name="a"))], expect={"a": None})
+    beside = [path, path.with_name(f"{path.name}.journal"), path.with_name(f"{path.name}.lock")]
+    for file in beside:
+        os.chown(file, 65534, 65534)
+    async with TinyDBRegistry(path) as registry:
+        await registry.commit([Put(Record(id="b", name="b"))], expect={"b": None})
+    assert {file.stat().st_uid for file in beside} == {65534}
+
+
+async def test_a_pipe_is_no_store_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(InvalidInput, match="a pipe or a device"):
+        await TinyDBRegistry(tmp_path / "pipe.json").open()
+    with pytest.raises(InvalidInput, match="a pipe or a device"):
+        await TinyDBRegistry(Path("/dev/zero")).open()

@@ -67,6 +67,7 @@ def test_list_imports_nothing_heavy(imported: set[str]) -> None:
 def test_list_imports_nothing_that_is_not_known_here(imported: set[str]) -> None:
     top = {name.partition(".")[0] for name in imported}
     own = {"vagoth", "__main__", "__mp_main__", "_virtualenv", "_distutils_hack"}
+    own |= {"sitecustomize", "usercustomize"}  # what a system adds to each start of Python
     foreign = {
         name for name in top - own - sys.stdlib_module_names if not name.startswith("__editable__")
     }

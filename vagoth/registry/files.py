@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
-from vagoth.errors import RegistryError
+from vagoth.errors import InvalidInput, RegistryError
 
 _MEANING = {
     errno.ENOSPC: ("the disk is full", "make room, and try again"),
@@ -94,14 +95,29 @@ def same_file(fd: int, path: Path) -> bool:
 def read_bytes(path: Path) -> bytes | None:
     """All of a file; nothing if there is none.
 
+    :raises InvalidInput: it is no file, but a pipe or a device, which may never end
     :raises RegistryError: it cannot be read
     """
     try:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise InvalidInput("store", str(path), "a file, and not a pipe or a device")
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise trouble(error, "read", path) from error
+
+
+def keep_owner(fd: int, path: Path) -> None:
+    """Give a file that is to replace ``path`` the owner of what is there, if we may.
+
+    Root at a prompt must not lock out the user whose store it is.
+    """
+    if os.geteuid() == 0:
+        with suppress(FileNotFoundError):
+            there = path.stat()
+            os.fchown(fd, there.st_uid, there.st_gid)
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -113,6 +129,7 @@ def write_whole(path: Path, data: bytes) -> None:
     try:
         fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
+            keep_owner(fd, path)
             write_at(fd, data, 0)
             os.fsync(fd)
         finally:

@@ -16,7 +16,7 @@ from typing import Self
 import msgspec
 
 from vagoth.errors import OutcomeUnknown, RegistryError
-from vagoth.registry.files import read_at, sync_directory, trouble, write_at
+from vagoth.registry.files import keep_owner, read_at, sync_directory, trouble, write_at
 from vagoth.registry.lines import (
     FORMAT,
     Entry,
@@ -57,7 +57,7 @@ class Journal:
         :raises RegistryError: it cannot be read, is damaged, or is of another format
         """
         try:
-            fd = os.open(path, os.O_RDONLY)
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe has no end to wait for
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -220,6 +220,7 @@ class Journal:
         fd = None
         try:
             fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+            keep_owner(fd, self.path)
             line = seal(header)
             write_at(fd, line, 0)
             at = cut.end

@@ -27,7 +27,15 @@ from tinydb.storages import Storage
 
 from vagoth.errors import InvalidInput, RegistryError
 from vagoth.model import Record
-from vagoth.registry.files import read_at, read_bytes, same_file, sync_directory, trouble, write_at
+from vagoth.registry.files import (
+    keep_owner,
+    read_at,
+    read_bytes,
+    same_file,
+    sync_directory,
+    trouble,
+    write_at,
+)
 
 FORMAT = 1
 _TAIL = 4096
@@ -287,6 +295,7 @@ class StoreFile(Storage):
                 return False
             os.ftruncate(fd, 0)
             os.fchmod(fd, 0o600)
+            keep_owner(fd, self.path)
             offset = 0
             for part in parts:
                 write_at(fd, part, offset)
