@@ -161,6 +161,12 @@ async def test_a_definition_that_a_running_guest_cannot_take_is_pending(
     await web.define()
     assert web.is_pending
     await web.stop()
+    assert web.is_pending
+    await web.define()
+    assert not web.is_pending
+    await web.set(definition={"memory": "384MiB"})
+    assert web.is_pending
+    await web.set(definition={"memory": "512MiB"})
     await web.start()
     assert not web.is_pending
     [guest] = [g for h in ("hv1", "hv2", "hv3") for g in world(cluster, h).guests()]
@@ -476,3 +482,15 @@ async def test_cancelled_at_any_moment_nothing_is_left_undecided(cluster: Cluste
         assert len(awake) <= 1
         if web.state in (State.RUNNING, State.PAUSED):
             assert awake == [web.parent.name if web.parent else None], (verb, web, found)
+
+
+async def test_an_alarm_outlives_an_action_that_failed(cluster: Cluster, web: VM) -> None:
+    await web.start(on="hv1")
+    marked = {"duplicate_on": [cluster["hv2"].id]}
+    await cluster.registry.update(
+        web.id, lambda record: replace(record, alarm="duplicate", metadata=marked)
+    )
+    world(cluster, "hv1").deafen()
+    with pytest.raises(vagoth.ShutdownTimeout):
+        await web.shutdown(grace_s=0.1)
+    assert (web.record.alarm, web.intent) == ("duplicate", None)

@@ -104,10 +104,11 @@ class Define(MachineAction):
 
     async def _apply(self, context: Context, session: Session, record: Record) -> None:
         await landed(session.define(guest_spec(record)))
-        guest = await session.guest(guest_uuid(record))
-        if not active(guest):
-            record = replace(record, applied=digest(record))
-        await true_state(context, session, record)
+        applied = digest(record)
+        record = await true_state(context, session, record)
+        if record.state not in (State.RUNNING, State.PAUSED):
+            # What runs keeps what it has until it is next started.
+            await context.put(replace(record, applied=applied))
 
     async def claim(self, context: Context, job: Job, record: Record, *, state: str) -> Record:
         """Pick a host, have an answer from it, claim it, and write down what is about to be done.

@@ -120,7 +120,8 @@ async def settle(context: Context, node_id: str) -> Record:
             record,
             parent=truth.parent,
             state=truth.state,
-            alarm=truth.alarm,
+            # Only a look at all who had it can take an alarm back.
+            alarm=truth.alarm or (record.alarm if truth.parent is not None else None),
             metadata=metadata,
             intent=None,
             applied="" if truth.parent is None else record.applied,
